@@ -1,0 +1,43 @@
+"""The bus carries one task to a worker of one queue. It never answers: results arrive in the stream."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from infra.clock import Clock, VirtualClock
+from schemas.messages import Task
+
+POOL = "quorate.pool"
+"""Any worker may play any client (a simulation)."""
+
+
+def queue(site: str | None) -> str:
+    """The queue of an owner, or of the pool."""
+    return f"quorate.site.{site}" if site else POOL
+
+
+class Bus(Protocol):
+    """One way to the workers, and the clock of the run."""
+
+    clock: Clock
+
+    def send(self, task: Task, site: str | None) -> None:
+        """Publish at least once. Raises BusError if it is unknown whether it was: send the same task_id again."""
+
+    def waiting(self, site: str | None) -> str:
+        """What is known of the queue, for an error message, e.g. `3 waiting, 0 workers`."""
+
+
+class LocalBus:
+    """Work in this process, at once. Every message is still written and read as JSON: what is tested is what ships."""
+
+    def __init__(self, execute: Callable[[str], None]) -> None:
+        self.execute = execute
+        self.clock: Clock = VirtualClock()
+
+    def send(self, task: Task, site: str | None) -> None:
+        """Run the task now; its manifest or failure is in the stream when this returns."""
+        self.execute(task.model_dump_json())
+
+    def waiting(self, site: str | None) -> str:
+        """Nothing ever waits here."""
+        return "nothing waits: tasks run in this process"

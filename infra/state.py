@@ -1,0 +1,123 @@
+"""The state store: who owns a run, how far it is, whether it is to stop, and which tasks are being worked on.
+
+Everything here can be lost: the truth is in the object store (`versions/{n}.json`).
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Literal, Protocol
+
+from schemas.errors import StoreError
+
+Answer = Literal["mine", "missing", "taken"]
+"""Of a lease: still mine; nobody's (the store was emptied: take it again); another loop's (stop)."""
+
+
+class StateStore(Protocol):
+    """Small values with an owner. Times in seconds."""
+
+    def acquire(self, run: str, owner: str, ttl_s: float) -> bool:
+        """Become the loop of the run, if nobody is. The same owner may acquire again."""
+
+    def save(self, run: str, owner: str, ttl_s: float, value: str | None = None) -> Answer:
+        """Extend the lease and, in the same step, keep the value (None keeps the old one)."""
+
+    def load(self, run: str) -> str | None:
+        """The value last saved, or None."""
+
+    def release(self, run: str, owner: str) -> None:
+        """Give the run up, if it is still mine."""
+
+    def flag(self, run: str, name: str) -> None:
+        """Set a flag, e.g. `cancel`, for whoever owns the run."""
+
+    def flagged(self, run: str, name: str) -> bool:
+        """Whether the flag is set."""
+
+    def forget(self, run: str) -> None:
+        """Remove the value and the flags of a run that has ended."""
+
+    def beat(self, run: str, work: str, ttl_s: float) -> None:
+        """A worker says that it is at work on `work` (task and attempt) for the next `ttl_s` seconds."""
+
+    def beating(self, run: str, works: Iterable[str]) -> set[str]:
+        """Which of these are being worked on."""
+
+
+class FileState:
+    """One machine, one process: a lock file per run serves as lease; tasks run in the loop's own process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._locks: dict[str, IO[str]] = {}
+
+    def acquire(self, run: str, owner: str, ttl_s: float) -> bool:
+        """As StateStore; the lock ends with the process, so ttl_s is not needed."""
+        if run in self._locks:
+            return True
+        lock = self._path(run, "lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        self._locks[run] = lock
+        return True
+
+    def save(self, run: str, owner: str, ttl_s: float, value: str | None = None) -> Answer:
+        """As StateStore."""
+        if run not in self._locks:
+            return "taken"
+        if value is not None:
+            self._write(self._path(run, "json"), value)
+        return "mine"
+
+    def load(self, run: str) -> str | None:
+        """As StateStore."""
+        try:
+            return str(json.loads(self._path(run, "json").read_text())["value"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return None
+
+    def release(self, run: str, owner: str) -> None:
+        """As StateStore."""
+        lock = self._locks.pop(run, None)
+        if lock is not None:
+            lock.close()
+
+    def flag(self, run: str, name: str) -> None:
+        """As StateStore."""
+        self._write(self._path(run, f"flag.{name}"), "")
+
+    def flagged(self, run: str, name: str) -> bool:
+        """As StateStore."""
+        return self._path(run, f"flag.{name}").exists()
+
+    def forget(self, run: str) -> None:
+        """As StateStore."""
+        for path in self.root.glob(f"{run}.flag.*"):
+            path.unlink(missing_ok=True)
+        self._path(run, "json").unlink(missing_ok=True)
+
+    def beat(self, run: str, work: str, ttl_s: float) -> None:
+        """Nothing to say: the loop and the work share one process."""
+
+    def beating(self, run: str, works: Iterable[str]) -> set[str]:
+        """Nothing: work in this process is finished before anyone can ask."""
+        return set()
+
+    def _path(self, run: str, suffix: str) -> Path:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise StoreError(f"{self.root}: {e.strerror}") from e
+        return self.root / f"{run}.{suffix}"
+
+    def _write(self, path: Path, value: str) -> None:
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"value": value, "written": time.time()}))
+        os.replace(temporary, path)

@@ -1,0 +1,109 @@
+"""The stream: one append-only log per run, its write-ahead log.
+
+Workers append manifests and failures, the loop appends its own decisions before it acts on them. After a crash
+the loop reads from its last commit on and comes to the same state.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from infra.clock import Clock
+from schemas.errors import StoreError
+
+Author = Literal["manifest", "failure", "decision"]
+START = "0"
+"""The cursor before the first entry."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log. at: seconds of the run's clock. body: JSON, not yet validated."""
+
+    id: str
+    at: float
+    author: str
+    body: str
+
+
+class Stream(Protocol):
+    """An ordered log per run; ids grow and are never used again."""
+
+    def append(self, run: str, author: Author, body: str) -> Entry:
+        """Add an entry; durable against the death of this process. Raises StoreError."""
+
+    def read(self, run: str, after: str, until: float) -> list[Entry]:
+        """Entries behind a cursor, oldest first; waits for the first of them until that moment of the clock."""
+
+    def trim(self, run: str, upto: str) -> None:
+        """Forget entries up to and including a cursor."""
+
+    def delete(self, run: str) -> None:
+        """Forget the whole log of a run that has ended."""
+
+
+class FileStream:
+    """A file of JSON lines per run, for one process. A line torn by a crash was never acknowledged and is dropped."""
+
+    def __init__(self, root: Path, clock: Clock) -> None:
+        self.root, self.clock = root, clock
+        self._entries: dict[str, list[Entry]] = {}
+        self._files: dict[str, int] = {}
+
+    def append(self, run: str, author: Author, body: str) -> Entry:
+        """As Stream."""
+        entries = self._load(run)
+        last = int(entries[-1].id) if entries else int(START)
+        entry = Entry(str(last + 1), self.clock.now(), author, body)
+        try:
+            os.write(self._files[run], (json.dumps(vars(entry)) + "\n").encode())
+        except OSError as e:
+            raise StoreError(f"stream of {run}: {e.strerror}") from e
+        entries.append(entry)
+        return entry
+
+    def read(self, run: str, after: str, until: float) -> list[Entry]:
+        """As Stream. Nothing else writes here, so if there is nothing new, time passes until `until`."""
+        entries = self._load(run)
+        behind = len(entries)
+        while behind and int(entries[behind - 1].id) > int(after):
+            behind -= 1
+        if behind == len(entries):
+            self.clock.wait(until)
+        return entries[behind:]
+
+    def trim(self, run: str, upto: str) -> None:
+        """As Stream. The last entry always stays, so that ids go on growing after a restart."""
+        entries = self._load(run)
+        kept = [e for e in entries if int(e.id) > int(upto)] or entries[-1:]
+        temporary = self._path(run).with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(vars(e)) + "\n" for e in kept))
+        os.replace(temporary, self._path(run))
+        os.close(self._files.pop(run))
+        self._entries[run] = kept
+        self._open(run)
+
+    def delete(self, run: str) -> None:
+        """As Stream."""
+        if run in self._files:
+            os.close(self._files.pop(run))
+        self._entries.pop(run, None)
+        self._path(run).unlink(missing_ok=True)
+
+    def _path(self, run: str) -> Path:
+        return self.root / f"{run}.stream"
+
+    def _open(self, run: str) -> None:
+        self._files[run] = os.open(self._path(run), os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
+
+    def _load(self, run: str) -> list[Entry]:
+        if run not in self._entries:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._open(run)
+            data = self._path(run).read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            os.truncate(self._path(run), len(whole))
+            self._entries[run] = [Entry(**json.loads(line)) for line in whole.splitlines()]
+        return self._entries[run]

@@ -1,0 +1,1 @@
+"""The contracts of Quorate: pydantic models only. No I/O, no torch, no decisions."""

@@ -1,0 +1,163 @@
+"""What travels between the orchestrator and the workers: JSON documents that carry references, never tensors.
+
+A message names the wire version it is written in. Unknown fields are refused on both sides.
+"""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, SecretStr, field_serializer
+
+from schemas.base import WIRE, Frozen, Name, Sha256
+
+Kind = Literal["describe", "init", "train", "evaluate"]
+ALL = "all"
+"""The group of every client while a method does not form groups."""
+
+
+class BlobRef(Frozen):
+    """Immutable bytes in the object store. size in bytes."""
+
+    key: str
+    sha256: Sha256
+    size: NonNegativeInt
+
+
+class Grant(Frozen):
+    """Leave to do one thing with one key until one moment. A secret: its URL is never printed.
+
+    expires: Unix seconds.
+    """
+
+    url: SecretStr
+    method: Literal["GET", "PUT"]
+    headers: dict[str, str] = {}
+    expires: float
+
+    @field_serializer("url", when_used="json")
+    def _reveal(self, url: SecretStr) -> str:
+        return url.get_secret_value()
+
+
+class Ref(Frozen):
+    """A blob and, where the reader holds no credentials, the grant to read it."""
+
+    blob: BlobRef
+    grant: Grant | None = None
+
+
+class Outlet(Frozen):
+    """Where one output goes: a write-once key, and leave to read it back if an earlier attempt wrote it."""
+
+    key: str
+    put: Grant
+    get: Grant
+
+
+class ClientSlot(Frozen):
+    """One client's part of a task. `private` names its private state as the loop last accepted it."""
+
+    client: Name
+    private: Ref | None = None
+    outputs: dict[str, Outlet] = {}
+
+
+class Task(Frozen):
+    """One message to a worker. `attempt` counts sendings of the same task_id from 1.
+
+    setting: the resolved experiment. inputs: for `train` and `evaluate` the model of `group` at version `base`.
+    deadline_s: seconds from the start of the work after which the loop no longer waits for it.
+    """
+
+    wire: Literal[1] = WIRE
+    run: Name
+    task_id: str
+    attempt: int = Field(1, ge=1)
+    kind: Kind
+    base: NonNegativeInt
+    group: str = ALL
+    clients: tuple[ClientSlot, ...] = ()
+    setting: Ref
+    inputs: dict[str, Ref] = {}
+    outputs: dict[str, Outlet] = {}
+    seed: NonNegativeInt
+    deadline_s: float
+
+    @property
+    def label(self) -> str:
+        """What an operator reads in the Celery monitor, e.g. `v7 client-3 train`."""
+        who = self.clients[0].client if self.clients else "site"
+        more = f"+{len(self.clients) - 1}" if len(self.clients) > 1 else ""
+        return f"v{self.base} {who}{more} {self.kind}"
+
+
+class ClientResult(Frozen):
+    """What one client did. payload_bytes: size of its update blob. encodes: images passed through the backbone.
+
+    private: in a simulation a blob of the run; at a site only an opaque id (its key starts with `private:`).
+    """
+
+    client: Name
+    update: BlobRef | None = None
+    private: BlobRef | None = None
+    weight: float = Field(0.0, ge=0)
+    metrics: dict[str, float] = {}
+    payload_bytes: NonNegativeInt = 0
+    encodes: NonNegativeInt = 0
+
+
+class Manifest(Frozen):
+    """Finished work. seconds: wall time on the worker."""
+
+    wire: Literal[1] = WIRE
+    run: Name
+    task_id: str
+    attempt: int = Field(ge=1)
+    worker: str
+    results: tuple[ClientResult, ...] = ()
+    outputs: dict[str, BlobRef] = {}
+    encodes: NonNegativeInt = 0
+    seconds: float = Field(ge=0)
+
+
+class TaskFailure(Frozen):
+    """Work that did not finish.
+
+    code: `client` is final for this task; `infra` (a store, a lost process) and `grant` (expired) are sent again.
+    """
+
+    wire: Literal[1] = WIRE
+    run: Name
+    task_id: str
+    attempt: int = Field(ge=1)
+    code: Literal["client", "infra", "grant"]
+    message: str = Field(max_length=2000)
+
+
+class Split(Frozen):
+    """Numbers of images of one client or held-out domain."""
+
+    train: NonNegativeInt = 0
+    val: NonNegativeInt = 0
+    test: NonNegativeInt = 0
+
+
+class Description(Frozen):
+    """What one site, or the pool, holds. Counts only: no path, no image and no label leaves it.
+
+    clients: those that train. held_out: owners that only evaluate. domains: the domain(s) of each client.
+    fingerprint: of the frozen backbone there.
+    """
+
+    site: Name | None = None
+    clients: dict[Name, Split]
+    held_out: dict[Name, Split] = {}
+    classes: tuple[str, ...]
+    domains: dict[Name, tuple[str, ...]] = {}
+    fingerprint: str
+
+
+class Rejected(Frozen):
+    """A worker's input that is not counted, and why. Recorded in the journal, never raised."""
+
+    reason: str
+    detail: str = ""

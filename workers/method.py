@@ -1,0 +1,153 @@
+"""A method: what a client trains and what the server makes of it, both halves in one class of one file.
+
+`Method` holds the defaults (FedAvg of the trainable part); only `build` and `train` must be written.
+Knows neither transport nor round rule: updates may arrive in any order, late, or never.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from schemas.base import Frozen
+from schemas.messages import ALL
+from workers.tensors import Tensors, generator
+
+if TYPE_CHECKING:
+    from workers.setting import Setting
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What may be done with a method's updates; `orchestrator.plan.compatible` refuses the rest.
+
+    sums: updates may be added. lossy: they may be compressed, clipped, noised. discounted: they may be weighted by
+    staleness. trains: false for a method that only evaluates (the run then stays at version 0).
+    """
+
+    sums: bool = True
+    lossy: bool = True
+    discounted: bool = True
+    trains: bool = True
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Frozen features of images: x float32 (N, D), raw and not normalised; y int64 (N,), indices into the classes."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Client:
+    """What `train` gets: one owner's features, the model of the task, and the owner's private state."""
+
+    name: str
+    base: int
+    setting: "Setting"
+    incoming: Tensors
+    train: Examples
+    val: Examples
+    private: Tensors = field(default_factory=dict)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers for one purpose of this client at this base version, wherever and whenever it runs."""
+        return generator(self.setting.experiment.seed, self.base, self.name, purpose)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client contributes.
+
+    tensors: float32 deltas from the incoming model; absolute statistics carry the prefix `stat.`.
+    weight: its share in a weighted mean (often the number of training images). private: its next private state.
+    """
+
+    tensors: Tensors
+    weight: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    private: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """The global state of a version. tensors: the model of each group, float32 on CPU. server: moments, caches."""
+
+    tensors: dict[str, Tensors]
+    server: Tensors = field(default_factory=dict)
+    assignment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Fold(Protocol):
+    """Sums updates, one after the other, in client order."""
+
+    def add(self, client: str, update: Tensors, weight: float, discount: float) -> None:
+        """Take one update. weight > 0; discount in (0, 1] for its staleness."""
+
+    def result(self) -> Tensors:
+        """What all of them amount to, float32: the step that the model takes at server_lr 1."""
+
+
+class Aggregator(Protocol):
+    """A rule to make one step of many updates."""
+
+    def fold(self) -> Fold:
+        """An empty fold, for the updates of one group and one version."""
+
+
+class Method(ABC):
+    """One federated method. `paper` names the source, `deviations` what is different here or from memory."""
+
+    paper: ClassVar[str] = ""
+    deviations: ClassVar[tuple[str, ...]] = ()
+    traits: ClassVar[Traits] = Traits()
+
+    class Params(Frozen):
+        """No parameters."""
+
+    def __init__(self, params: Frozen) -> None:
+        self.params = params
+
+    @abstractmethod
+    def build(self, setting: "Setting", group: str, generator: torch.Generator) -> nn.Module:
+        """The model: features (B, D) -> logits (B, K). Its state_dict is what travels and is aggregated.
+
+        Frozen parts (class texts) are non-persistent buffers. Initial values come from the generator.
+        """
+
+    @abstractmethod
+    def train(self, client: Client) -> Update:
+        """One client's work on its own examples, from the incoming model."""
+
+    def init(self, setting: "Setting") -> State:
+        """Version 0: the tensors that `build` starts from, in one group."""
+        module = self.build(setting, ALL, generator(setting.experiment.seed, "init"))
+        return State(tensors={ALL: {k: v.detach().clone() for k, v in module.state_dict().items()}})
+
+    def fold(self, aggregator: Aggregator) -> Fold:
+        """Where the updates of a group go: by default the chosen aggregator's fold."""
+        return aggregator.fold()
+
+    def merge(self, state: State, folded: Mapping[str, Tensors], server_lr: float) -> State:
+        """The next state: per group that closed, model + server_lr * folded step; the others stay."""
+        tensors = dict(state.tensors)
+        for group, step in folded.items():
+            tensors[group] = {k: v + server_lr * step[k] if k in step else v for k, v in tensors[group].items()}
+        return State(tensors=tensors, server=state.server, assignment=state.assignment)
+
+    def personal(self, setting: "Setting", group: str, incoming: Tensors, private: Tensors) -> nn.Module:
+        """The model that a client is judged by: here the global one."""
+        return self.restore(setting, group, incoming)
+
+    def restore(self, setting: "Setting", group: str, tensors: Tensors) -> nn.Module:
+        """`build` with given tensors instead of initial ones."""
+        module = self.build(setting, group, torch.Generator())
+        module.load_state_dict(tensors)
+        return module
