@@ -1,0 +1,1 @@
+"""What clients hold: images, how they are drawn, split and owned, and their frozen features."""

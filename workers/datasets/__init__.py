@@ -1,0 +1,1 @@
+"""Plugins that turn a source of images into `Images`."""

@@ -1,0 +1,199 @@
+"""A frozen CLIP: images and texts in, raw features out, the same bits in whatever company they are encoded.
+
+Knows open_clip (imported when a model is built, never before) and the device. Must not know classes, prompts,
+caches or which plugin asks.
+"""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from schemas.base import canonical
+from schemas.errors import ConfigError
+
+BATCH = 32
+"""Images, or texts, per pass. Fixed, the last one padded: kernels are chosen by shape, and other kernels round otherwise."""
+
+LARGEST = 16 * 2**30
+"""Most bytes of a weights file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a backbone is: the architecture under its open_clip name, the file of its weights, and the preprocessing.
+
+    architecture: open_clip's model config. preprocess: arguments of open_clip's PreprocessCfg.
+    config: the file of an architecture of our own, whose stem is the name, that open_clip must be told of.
+    """
+
+    name: str
+    weights: Path
+    architecture: dict[str, Any]
+    preprocess: dict[str, Any]
+    config: Path | None = None
+
+
+class Clip(ABC):
+    """A frozen CLIP in evaluation mode and float32, built at the first encoding.
+
+    Raises ConfigError, from whatever needs them first, if the weights are missing or not of this architecture.
+    """
+
+    @abstractmethod
+    def find(self) -> Checkpoint:
+        """The checkpoint, its file present. Raises ConfigError."""
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """What `find` found, with a file that is readable. Builds nothing."""
+        found = self.find()
+        inspect(found.weights)
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex sha256 over the weights' bytes, the architecture and the preprocessing."""
+        with self.checkpoint.weights.open("rb") as f:
+            weights = hashlib.file_digest(f, "sha256").hexdigest()
+        return hashlib.sha256(
+            canonical([weights, self.checkpoint.architecture, self.checkpoint.preprocess])
+        ).hexdigest()
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        return int(self.checkpoint.architecture["embed_dim"])
+
+    @cached_property
+    def scale(self) -> float:
+        """exp(logit_scale): what cosines are multiplied by."""
+        return float(self._model.logit_scale.detach().exp().cpu())
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """The evaluation transform of CLIP: resize, crop, normalise. Returns float32 (3, H, W)."""
+        tensor: torch.Tensor = self._transform(image)
+        return tensor
+
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        """Features of preprocessed images: float32 (B, 3, H, W) -> float32 (B, D) on CPU, raw, not normalised."""
+        return encode(self._model.encode_image, batch, self._device, self.dim)
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Features of N texts: float32 (N, D) on CPU, raw, not normalised. What exceeds the context is cut."""
+        if not texts:
+            return torch.zeros(0, self.dim)
+        return encode(self._model.encode_text, self._tokenizer(list(texts)), self._device, self.dim)
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def _model(self) -> Any:
+        return build(self.checkpoint, self._device)
+
+    @cached_property
+    def _transform(self) -> Any:
+        transform = registered(self.checkpoint).transform
+        return transform.image_transform_v2(transform.PreprocessCfg(**self.checkpoint.preprocess), is_train=False)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return registered(self.checkpoint).get_tokenizer(self.checkpoint.name)
+
+
+def inspect(weights: Path) -> None:
+    """Refuse a weights file that is missing, too large, or not what its ending says, before it is read.
+
+    Raises ConfigError.
+    """
+    try:
+        size = weights.stat().st_size
+        if not weights.is_file() or size == 0 or size > LARGEST:
+            raise ConfigError(f"weights {weights}: not a file of 1 to {LARGEST} bytes ({size})", hint=_HINT)
+        if weights.suffix == ".safetensors":
+            with safe_open(weights, framework="pt") as f:
+                f.keys()
+    except OSError as e:
+        raise ConfigError(f"weights {weights}: {e.strerror or e}", hint=_HINT) from None
+    except SafetensorError as e:
+        raise ConfigError(f"weights {weights}: no safetensors file: {_line(e)}", hint=_HINT) from None
+
+
+def registered(checkpoint: Checkpoint) -> Any:
+    """The open_clip module, knowing the checkpoint's architecture."""
+    import open_clip  # noqa: PLC0415  (3 to 15 seconds, and not for those who only ask what there is)
+
+    if checkpoint.config is not None and checkpoint.name not in open_clip.list_models():
+        open_clip.add_model_config(checkpoint.config)
+    return open_clip
+
+
+def build(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """The model with its weights, float32, evaluation mode, nothing to train. Raises ConfigError."""
+    try:
+        model: nn.Module = registered(checkpoint).create_model_from_pretrained(
+            checkpoint.name,
+            pretrained=os.fspath(checkpoint.weights),
+            precision="fp32",
+            device=device,
+            return_transform=False,
+        )
+    except Exception as e:  # open_clip, pickle and torch raise a dozen kinds; every one means: not these weights
+        raise ConfigError(f"weights {checkpoint.weights} do not fit {checkpoint.name}: {_line(e)}", hint=_HINT) from e
+    return model.eval().requires_grad_(False)
+
+
+def encode(
+    tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, device: torch.device, dim: int
+) -> torch.Tensor:
+    """The rows of `batch` (N, ...) through a tower, BATCH at a time: float32 (N, dim) on CPU.
+
+    Each pass runs on one thread, because the sharing of one pass among threads shows in its bits; the process's
+    torch threads take passes instead.
+    """
+
+    def run(rows: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return tower(rows.to(device)).float().cpu()
+
+    passes = [_padded(rows) for rows in batch.split(BATCH)] if len(batch) else []
+    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+        done = list(pool.map(run, passes))
+    return torch.cat(done)[: len(batch)] if done else torch.zeros(0, dim)
+
+
+def _padded(rows: torch.Tensor) -> torch.Tensor:
+    missing = rows.new_zeros(BATCH - len(rows), *rows.shape[1:])
+    return torch.cat([rows, missing]) if len(missing) else rows
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    # New threads take over the process's setting, so it must be 1 before the pool starts.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+_HINT = "give a local file: model.backbone.params.weights"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
