@@ -46,7 +46,7 @@ env: .env ## Write .env with random passwords for compose.yaml, if there is none
 
 .env: | .env.example python
 	@umask 077 && $(PYTHON) -c 'import re, secrets, sys; \
-	print(re.sub(r"(?m)_PASSWORD=$$", lambda m: m[0] + secrets.token_urlsafe(24), sys.stdin.read()), end="")' \
+	print(re.sub(r"(?m)_PASSWORD=$$", lambda m: m[0] + secrets.token_hex(24), sys.stdin.read()), end="")' \
 	<.env.example >.env.part && mv .env.part .env
 	@echo "wrote .env with random passwords"
 
