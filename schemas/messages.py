@@ -83,6 +83,11 @@ class Task(Frozen):
     deadline_s: float
 
     @property
+    def work(self) -> str:
+        """This sending of the task, as the worker's lease names it."""
+        return f"{self.task_id}.{self.attempt}"
+
+    @property
     def label(self) -> str:
         """What an operator reads in the Celery monitor, e.g. `v7 client-3 train`."""
         who = self.clients[0].client if self.clients else "site"
@@ -99,7 +104,7 @@ class ClientResult(Frozen):
     client: Name
     update: BlobRef | None = None
     private: BlobRef | None = None
-    weight: float = Field(0.0, ge=0)
+    weight: float = Field(default=0.0, ge=0)
     metrics: dict[str, float] = {}
     payload_bytes: NonNegativeInt = 0
     encodes: NonNegativeInt = 0

@@ -47,7 +47,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Client:
-    """What `train` gets: one owner's features, the model of the task, and the owner's private state."""
+    """What `train` gets: one owner's features, the model of its group, and the owner's private state."""
 
     name: str
     base: int
@@ -56,6 +56,7 @@ class Client:
     train: Examples
     val: Examples
     private: Tensors = field(default_factory=dict)
+    group: str = ALL
 
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers for one purpose of this client at this base version, wherever and whenever it runs."""

@@ -1,0 +1,1 @@
+"""Plugins that turn an update into what is sent and back."""

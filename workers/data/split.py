@@ -1,0 +1,49 @@
+"""One owner's images in train, validation and test: stratified 60/20/20.
+
+Knows labels only.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workers.data.images import Indices
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Disjoint sorted indices that cover all images of an owner."""
+
+    train: Indices
+    val: Indices
+    test: Indices
+
+
+def stratified(labels: Indices, generator: np.random.Generator) -> Parts:
+    """Split so that each label is shared 60/20/20, drawn by the generator.
+
+    labels: int64 (N,). Each label that occurs is in train. What rounding withholds from val and test at one label is
+    owed at the next, so small classes do not bend the whole; two images of one label suffice for a test image.
+    """
+    train, val, test = [], [], []
+    owed_test, owed_val = 3, 2  # in fifths of an image: who has two images gets a test image, who has three a val too
+    for label in np.unique(labels):
+        mine = generator.permutation(np.flatnonzero(labels == label))
+        share, owed_test, owed_val = -(-len(mine) // 5), owed_test + len(mine), owed_val + len(mine)
+        tests = min(owed_test // 5, share, len(mine) - 1)
+        vals = min(owed_val // 5, share, len(mine) - 1 - tests)
+        owed_test, owed_val = owed_test - 5 * tests, owed_val - 5 * vals
+        test.append(mine[:tests])
+        val.append(mine[tests : tests + vals])
+        train.append(mine[tests + vals :])
+    return Parts(train=_joined(train), val=_joined(val), test=_joined(test))
+
+
+def only_test(count: int) -> Parts:
+    """All images are for testing: an owner whose domain is held out."""
+    none = np.empty(0, dtype=np.int64)
+    return Parts(train=none, val=none, test=np.arange(count, dtype=np.int64))
+
+
+def _joined(parts: list[Indices]) -> Indices:
+    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *parts]))

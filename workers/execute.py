@@ -1,0 +1,251 @@
+"""What a worker does with one task: read, work, write by reference, report.
+
+Holds no storage credentials: it reads `Ref`s and writes `Outlet`s. Knows neither Celery nor the round rule. Nothing it
+answers depends on which worker it is, on what it did before, or on the attempt.
+"""
+
+import contextlib
+import math
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from pydantic import ValidationError
+
+from infra import blobs
+from infra.state import StateStore
+from infra.stream import Author, Stream
+from schemas.base import canonical
+from schemas.errors import BlobError, ConfigError, DataError, GrantRefused, QuorateError, StoreError
+from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task, TaskFailure
+from workers.adapters import Cosine
+from workers.data.owners import Owner
+from workers.method import Client, Method
+from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
+from workers.place import Place, Site, part
+from workers.plugins import complaint, load
+from workers.private import PoolPrivate, SitePrivate, upload
+from workers.setting import Setting
+from workers.tensors import Tensors, pack, unpack
+from workers.training import accuracy
+
+BEAT_S, LEASE_S = 1.0, 3.0
+"""How often a worker says that it is at work, and how long that is believed. Seconds."""
+
+RETRY_S = 0.5
+"""Between two attempts to report. Seconds."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a task gives: per client, and as a whole."""
+
+    results: tuple[ClientResult, ...] = ()
+    outputs: dict[str, BlobRef] = field(default_factory=dict)
+
+
+class Worker:
+    """Executes tasks, for the pool or for one site. cache: folder of features and drawn data sets."""
+
+    def __init__(self, *, name: str, stream: Stream, state: StateStore, cache: Path, site: Site | None = None) -> None:
+        self.name, self.stream, self.state, self.site = name, stream, state, site
+        self._place = Place(cache, site)
+        self._private = SitePrivate(site.data.private) if site else PoolPrivate()
+
+    def handle(self, text: str) -> None:
+        """Work on the JSON of a Task and append a Manifest or a TaskFailure to the run's stream."""
+        started = time.monotonic()
+        try:
+            task = Task.model_validate_json(text)
+        except ValidationError as e:
+            log.error("task not understood", error=complaint(e, tuple(Task.model_fields)))
+            return
+        with structlog.contextvars.bound_contextvars(run=task.run, version=task.base, task_id=task.task_id):
+            with self._beating(task):
+                author, body = self._attempt(task, started)
+            self._report(task, author, body, until=started + task.deadline_s)
+
+    def _attempt(self, task: Task, started: float) -> tuple[Author, str]:
+        try:
+            answer = self._answer(task)
+        except Exception as e:  # whatever a plugin or a library raises is this task's failure, not the worker's
+            log.warning("task failed", kind=task.kind, error=_without_urls(f"{type(e).__name__}: {e}"))
+            return "failure", failure(task, e, self.site).model_dump_json()
+        seconds = time.monotonic() - started
+        log.info("task done", kind=task.kind, clients=len(task.clients), seconds=round(seconds, 3))
+        manifest = Manifest(
+            run=task.run,
+            task_id=task.task_id,
+            attempt=task.attempt,
+            worker=self.name,
+            results=answer.results,
+            outputs=answer.outputs,
+            encodes=sum(r.encodes for r in answer.results),
+            seconds=seconds,
+        )
+        return "manifest", manifest.model_dump_json()
+
+    def _answer(self, task: Task) -> Answer:
+        if task.kind == "describe":
+            return self._describe(task)
+        setting = self._place.setting(task.setting)
+        method: Method = load("workers.methods", setting.experiment.method, allowed=self._place.allowed)
+        if task.kind == "init":
+            return _init(task, setting, method)
+        job = _Job(task, setting, method, unpack(blobs.get(task.inputs["model"])))
+        work = self._train if task.kind == "train" else self._evaluate
+        return Answer(results=tuple(work(job, slot) for slot in task.clients))
+
+    def _describe(self, task: Task) -> Answer:
+        asked = self._place.proposed(task.setting).experiment
+        owners = self._place.owners(asked)
+        description = Description(
+            site=self.site.name if self.site else None,
+            clients={name: _count(owner) for name, owner in owners.clients.items()},
+            held_out={name: _count(owner) for name, owner in owners.held_out.items()},
+            classes=owners.classes,
+            domains={name: owner.domains for name, owner in (owners.clients | owners.held_out).items()},
+            fingerprint=self._place.features(asked.model.backbone).backbone.fingerprint,
+        )
+        return Answer(outputs={"description": upload(task.outputs["description"], canonical(description))[0]})
+
+    def _train(self, job: "_Job", slot: ClientSlot) -> ClientResult:
+        owner = self._place.owners(job.setting.experiment).find(slot.client)
+        examples, encodes = self._place.examples(job.setting, owner)
+        private = self._private.read(job.task.run, slot)
+        client = Client(
+            name=slot.client,
+            base=job.task.base,
+            setting=job.setting,
+            incoming=job.incoming,
+            train=part(examples, owner.parts.train),
+            val=part(examples, owner.parts.val),
+            private=without_residual(private),
+            group=job.task.group,
+        )
+        update = job.method.train(client)
+        codec, transforms = self._way_out(job.setting)
+        sealed = seal(client, update, private=private, codec=codec, transforms=transforms)
+        kept = self._private.write(job.task.run, slot, sealed.private)
+        label = Label(slot.client, update.weight, _finite(update.metrics), kept, encodes)
+        return _send(slot, write_update(sealed.packed, label))
+
+    def _evaluate(self, job: "_Job", slot: ClientSlot) -> ClientResult:
+        owner = self._place.owners(job.setting.experiment).find(slot.client)
+        examples, encodes = self._place.examples(job.setting, owner)
+        test = part(examples, owner.parts.test)
+        private = without_residual(self._private.read(job.task.run, slot))
+        personal = job.method.personal(job.setting, job.task.group, job.incoming, private)
+        metrics = {"accuracy": accuracy(personal, test), "examples": float(len(test))}
+        if job.task.base == 0:
+            metrics["zero_shot"] = accuracy(Cosine(job.setting.texts, job.setting.scale), test)
+        return ClientResult(client=slot.client, metrics=_finite(metrics), encodes=encodes)
+
+    def _way_out(self, setting: Setting) -> tuple[Codec, list[Transform]]:
+        allowed = self._place.allowed
+        codec: Codec = load("workers.codecs", setting.experiment.codec, allowed=allowed)
+        return codec, [load("workers.transforms", c, allowed=allowed) for c in setting.experiment.transforms]
+
+    @contextlib.contextmanager
+    def _beating(self, task: Task) -> Iterator[None]:
+        over = threading.Event()
+
+        def beat() -> None:
+            while True:
+                with contextlib.suppress(StoreError):  # the loop then believes that nobody works, and sends again
+                    self.state.beat(task.run, task.work, LEASE_S)
+                if over.wait(BEAT_S):
+                    return
+
+        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _report(self, task: Task, author: Author, body: str, until: float) -> None:
+        while True:
+            try:
+                self.stream.append(task.run, author, body)
+                return
+            except StoreError as e:
+                if time.monotonic() > until:
+                    log.error("report given up", error=str(e))  # the loop finds the lease gone and sends again
+                    return
+                time.sleep(RETRY_S)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the clients of one task share."""
+
+    task: Task
+    setting: Setting
+    method: Method
+    incoming: Tensors
+
+
+def failure(task: Task, error: Exception, site: Site | None = None) -> TaskFailure:
+    """What is told of an error: never a URL, and of a site never a path or a word about its data."""
+    if site and (isinstance(error, DataError) or not isinstance(error, QuorateError)):
+        message = f"{type(error).__name__} at site {site.name}: the worker's log there says more"
+    else:
+        message = str(error) if isinstance(error, QuorateError) else f"{type(error).__name__}: {error}"
+    message = _without_urls(message)
+    if site:
+        message = re.sub(r"([A-Za-z]:)?[/\\]\S*", "<path>", message)
+    return TaskFailure(
+        run=task.run, task_id=task.task_id, attempt=task.attempt, code=code_of(error), message=message[:2000]
+    )
+
+
+def code_of(error: Exception) -> Literal["client", "infra", "grant"]:
+    """Whether sending the task again can help: with new grants (`grant`), later (`infra`), or not (`client`)."""
+    if isinstance(error, GrantRefused):
+        return "grant"
+    return "infra" if isinstance(error, BlobError | StoreError) else "client"
+
+
+def _init(task: Task, setting: Setting, method: Method) -> Answer:
+    state = method.init(setting)
+    if state.server:
+        raise ConfigError(f"{type(method).__name__} starts with server tensors, which version 0 cannot hold")
+    named = {f"{group}/{name}": t for group, tensors in state.tensors.items() for name, t in tensors.items()}
+    return Answer(outputs={"state": upload(task.outputs["state"], pack(named))[0]})
+
+
+def _send(slot: ClientSlot, data: bytes) -> ClientResult:
+    # What lies under the key counts: an earlier attempt may have died between its upload and its report.
+    update, found = upload(slot.outputs["update"], data)
+    label = read_label(found)
+    return ClientResult(
+        client=slot.client,
+        update=update,
+        private=label.private,
+        weight=label.weight,
+        metrics=label.metrics,
+        payload_bytes=update.size,
+        encodes=label.encodes,
+    )
+
+
+def _count(owner: Owner) -> Split:
+    parts = owner.parts
+    return Split(train=len(parts.train), val=len(parts.val), test=len(parts.test))
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _without_urls(text: str) -> str:
+    return re.sub(r"[A-Za-z][\w+.-]*://\S+", "<url>", text)

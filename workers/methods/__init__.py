@@ -1,0 +1,1 @@
+"""Plugins: one federated method per file, both halves in one class."""

@@ -1,0 +1,1 @@
+"""Plugins that give each image to one client: `split(images, generator)`."""

@@ -1,0 +1,129 @@
+"""From a client's update to the bytes that are sent, and back.
+
+Going out: transforms, then error feedback for a lossy codec, then the codec, then safetensors with metadata.
+Coming in: bytes from anyone, so everything is checked and only CodecError is raised. Knows no method and no store.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.base import canonical
+from schemas.errors import CodecError
+from schemas.messages import BlobRef
+from workers.method import Client, Update
+from workers.tensors import Tensors, metadata, pack, unpack
+
+RESIDUAL = "residual."
+"""Private tensors under this prefix are what a lossy codec has kept back so far. Methods may not use it."""
+
+_METRICS: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
+_PRIVATE: TypeAdapter[BlobRef | None] = TypeAdapter(BlobRef | None)
+
+
+class Codec(Protocol):
+    """Turns tensors into what is sent. lossless: decode(encode(x)) == x."""
+
+    lossless: bool
+
+    def encode(self, tensors: Tensors, generator: torch.Generator) -> Tensors:
+        """float32 tensors -> packed tensors of any dtype. Raises CodecError."""
+
+    def decode(self, packed: Tensors) -> Tensors:
+        """Packed tensors from anyone -> float32. Raises CodecError."""
+
+
+class Transform(Protocol):
+    """Changes an update before it is sent."""
+
+    def on_client(self, tensors: Tensors, generator: torch.Generator) -> Tensors:
+        """The client's half. float32 in and out."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """An update ready to be sent, and the client's next private state, error feedback included."""
+
+    packed: Tensors
+    private: Tensors
+
+
+@dataclass(frozen=True)
+class Label:
+    """What an update blob says of itself. encodes: images passed through the backbone for it."""
+
+    client: str
+    weight: float
+    metrics: dict[str, float]
+    private: BlobRef | None
+    encodes: int
+
+
+def seal(
+    client: Client, update: Update, *, private: Tensors, codec: Codec, transforms: Sequence[Transform] = ()
+) -> Sealed:
+    """Apply transforms, add what the codec kept back before, encode, and keep back the new difference.
+
+    private: the private state as read, with what was kept back. residual = sent - decode(encode(sent)), under the
+    prefix `residual.`. Raises CodecError.
+    """
+    tensors = dict(update.tensors)
+    for i, transform in enumerate(transforms):
+        tensors = transform.on_client(tensors, client.generator(f"transform-{i}"))
+    if codec.lossless:
+        return Sealed(codec.encode(tensors, client.generator("codec")), update.private)
+    sent = {k: t + private[RESIDUAL + k] if RESIDUAL + k in private else t for k, t in tensors.items()}
+    packed = codec.encode(sent, client.generator("codec"))
+    arrived = codec.decode(packed)
+    residual = {RESIDUAL + k: t - arrived[k] for k, t in sent.items()}
+    return Sealed(packed, update.private | residual)
+
+
+def without_residual(private: Tensors) -> Tensors:
+    """The part of a private state that is the method's own."""
+    return {k: t for k, t in private.items() if not k.startswith(RESIDUAL)}
+
+
+def write_update(packed: Tensors, label: Label) -> bytes:
+    """The blob of an update."""
+    return pack(
+        packed,
+        {
+            "client": label.client,
+            "weight": repr(label.weight),
+            "metrics": canonical(label.metrics).decode(),
+            "private": _PRIVATE.dump_json(label.private).decode(),
+            "encodes": str(label.encodes),
+        },
+    )
+
+
+def open_update(data: bytes, codec: Codec) -> tuple[Tensors, Label]:
+    """The float32 tensors of an update blob and its label. Raises CodecError, whatever the bytes are."""
+    label = read_label(data)
+    return codec.decode(unpack(data)), label
+
+
+def read_label(data: bytes) -> Label:
+    """What an update blob says of itself. Raises CodecError."""
+    found = metadata(data)
+    try:
+        label = Label(
+            client=found["client"],
+            weight=float(found["weight"]),
+            metrics=_METRICS.validate_json(found["metrics"]),
+            private=_PRIVATE.validate_json(found["private"]),
+            encodes=int(found["encodes"]),
+        )
+    except (KeyError, ValueError, ValidationError, json.JSONDecodeError) as e:
+        raise CodecError(f"the update's label is incomplete: {type(e).__name__}") from None
+    if not math.isfinite(label.weight) or label.weight < 0 or label.encodes < 0:
+        raise CodecError("the update's label holds an impossible number")
+    if not all(math.isfinite(v) for v in label.metrics.values()):
+        raise CodecError("the update's label holds a metric that is not finite")
+    return label

@@ -1,0 +1,97 @@
+"""Private state: tensors of one client that come back to it and are never aggregated.
+
+In a simulation they lie in the run's store, through the task's grants. At a site they are files of that site, named
+by their content, and only an opaque id travels.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra import blobs
+from schemas.base import digest
+from schemas.errors import BlobExists, BlobMissing, StoreError
+from schemas.messages import BlobRef, ClientSlot, Outlet
+from workers.tensors import Tensors, pack, unpack
+
+OWN = "private:"
+"""Keys of private state that stays at its site begin so."""
+
+KEPT = 8
+"""Files of one client that stay: which of its last answers was accepted, only the loop knows."""
+
+
+class PoolPrivate:
+    """Of simulated clients: blobs of the run."""
+
+    def read(self, run: str, slot: ClientSlot) -> Tensors:
+        """The client's private state as last accepted, empty at first. Raises BlobError, CodecError."""
+        return unpack(blobs.get(slot.private)) if slot.private else {}
+
+    def write(self, run: str, slot: ClientSlot, tensors: Tensors) -> BlobRef | None:
+        """Keep the next private state; None if there is none. Raises BlobError."""
+        return upload(slot.outputs["private"], pack(tensors))[0] if tensors else None
+
+
+@dataclass(frozen=True)
+class SitePrivate:
+    """Of a site's own clients: files under `<root>/<run>/<client>/`."""
+
+    root: Path
+
+    def read(self, run: str, slot: ClientSlot) -> Tensors:
+        """As PoolPrivate, from the site's files. Raises BlobMissing, BlobCorrupt, StoreError."""
+        if slot.private is None:
+            return {}
+        ref = slot.private.blob
+        path = self._path(run, slot.client, ref.sha256)
+        try:
+            os.utime(path)
+            return unpack(blobs.verified(ref, path.read_bytes()))
+        except FileNotFoundError:
+            raise BlobMissing(f"private state {ref.sha256[:12]} is not here") from None
+        except OSError as e:
+            raise StoreError(f"private state cannot be read: {e.strerror}") from None
+
+    def write(self, run: str, slot: ClientSlot, tensors: Tensors) -> BlobRef | None:
+        """As PoolPrivate; the key is an opaque id. Raises StoreError."""
+        if not tensors:
+            return None
+        data = pack(tensors)
+        sha256 = digest(data)
+        path = self._path(run, slot.client, sha256)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _replace(path, data)
+            _forget_old(path.parent)
+        except OSError as e:
+            raise StoreError(f"private state cannot be kept: {e.strerror}") from None
+        return BlobRef(key=f"{OWN}{sha256}", sha256=sha256, size=len(data))
+
+    def _path(self, run: str, client: str, sha256: str) -> Path:
+        return self.root / run / client / f"{sha256}.safetensors"
+
+
+def upload(outlet: Outlet, data: bytes) -> tuple[BlobRef, bytes]:
+    """Write, or read back what an earlier attempt wrote there: what lies under the key, whoever put it.
+
+    Raises BlobError, GrantRefused.
+    """
+    try:
+        return blobs.put(outlet, data), data
+    except BlobExists:
+        found = blobs.fetch(outlet.get, limit=2 * len(data) + 2**20)
+        return BlobRef(key=outlet.key, sha256=digest(found), size=len(found)), found
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as f:
+        f.write(data)
+    os.replace(f.name, path)
+
+
+def _forget_old(folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    for path in files[KEPT:]:
+        path.unlink(missing_ok=True)

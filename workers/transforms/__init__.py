@@ -1,0 +1,1 @@
+"""Plugins that change an update before it is sent."""
