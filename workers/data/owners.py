@@ -57,37 +57,6 @@ def read_owners(data: Data, *, seed: int, cache: Path, site: str | None = None) 
     its held-out owners are `<site>.<domain>`. cache: where a data set that is drawn keeps its files. Depends on the
     files and the seed only. Raises DataError, PluginError.
     """
-    images: Images
-    parts: Parts
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """The domains of its images, sorted."""
-        return tuple(sorted(set(self.images.domains)))
-
-
-@dataclass(frozen=True)
-class Owners:
-    """Everyone in one place (the pool, or a site), by name."""
-
-    clients: dict[str, Owner]
-    held_out: dict[str, Owner]
-    classes: tuple[str, ...]
-
-    def find(self, name: str) -> Owner:
-        """A client or a held-out owner. Raises DataError."""
-        found = self.clients.get(name) or self.held_out.get(name)
-        if found is None:
-            raise DataError(f"no client {name!r} here")
-        return found
-
-
-def read_owners(data: Data, *, seed: int, cache: Path, site: str | None = None) -> Owners:
-    """Read the data set, set held-out domains aside, give the rest to clients and split each.
-
-    Pool: clients are named by the partition, or `client-0` without one. Site: the site itself, or `<site>.<client>`;
-    its held-out owners are `<site>.<domain>`. cache: where a data set that is drawn keeps its files. Depends on the files and the seed only. Raises DataError, PluginError.
-    """
     images: Images = load("workers.datasets", Choice(name=data.name, params=data.params)).images(cache)
     if not len(images):
         raise DataError(f"data set {data.name} is empty")
