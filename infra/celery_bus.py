@@ -1,0 +1,93 @@
+"""The bus over Celery: publishes a task as JSON to the queue of the pool or of a site, and shows no grant doing so.
+
+Results never come back this way: they arrive in the stream.
+"""
+
+import math
+from datetime import UTC, datetime
+
+from kombu.exceptions import ChannelError, OperationalError
+
+from infra.bus import queue
+from infra.celery_app import TASK, VISIBILITY_S, celery_id, make_app
+from infra.clock import Clock
+from schemas.errors import BusError, ConfigError
+from schemas.messages import Grant, Task
+
+LARGEST = 256_000
+"""Most bytes of one message."""
+
+KILL_AFTER_S = 10
+"""Seconds between the soft time limit, which a task can still report, and the hard one, which kills its process."""
+
+
+class CeleryBus:
+    """Bus over one broker. Publishing waits five seconds at most, so that a frozen broker costs no lease."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        """Raises BusError if the broker cannot be reached."""
+        self.clock = clock
+        self._app = make_app(url, socket_timeout_s=5.0)
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=3)
+        except (OperationalError, OSError) as e:
+            raise BusError(f"cannot reach the broker: {str(e)[:200]}", hint="is QUORATE_BUS right?") from None
+
+    def send(self, task: Task, site: str | None) -> None:
+        """As Bus. The message expires with its grants, and its time limits are those of the task.
+
+        Raises BusError for lost connections and time-outs alone; ConfigError if the task cannot be sent at all.
+        """
+        text = task.model_dump_json()
+        soft = max(1, math.ceil(task.deadline_s))
+        _check(task, len(text.encode()), soft + KILL_AFTER_S)
+        try:
+            self._app.send_task(
+                TASK,
+                args=[text],
+                task_id=celery_id(task.run, task.task_id, task.attempt),
+                queue=queue(site),
+                argsrepr=task.label,
+                kwargsrepr="{}",
+                soft_time_limit=soft,
+                time_limit=soft + KILL_AFTER_S,
+                expires=_expiry(task),
+                retry=False,
+                ignore_result=True,
+            )
+        except (OperationalError, ConnectionError, TimeoutError) as e:
+            raise BusError(f"{task.task_id}: unknown whether it was published: {type(e).__name__}") from e
+
+    def waiting(self, site: str | None) -> str:
+        """Messages in the queue, and workers that serve it and answered within a second."""
+        try:
+            with self._app.connection_for_read() as connection:
+                waiting = _length(connection, queue(site))
+            answers = self._app.control.inspect(timeout=1.0).active_queues() or {}
+        except (OperationalError, OSError):
+            return "the broker does not answer"
+        serving = sum(any(q["name"] == queue(site) for q in queues) for queues in answers.values())
+        return f"{waiting} waiting, {serving} worker{'' if serving == 1 else 's'}"
+
+
+def _length(connection: object, name: str) -> int:
+    try:
+        return int(connection.default_channel.queue_declare(queue=name, passive=True).message_count)  # type: ignore[attr-defined]
+    except ChannelError:
+        return 0  # nobody has ever published to it
+
+
+def _check(task: Task, size: int, limit_s: int) -> None:
+    if size > LARGEST:
+        raise ConfigError(f"{task.task_id}: {size} bytes of JSON, {LARGEST} can be sent", hint="fewer clients per task")
+    if limit_s > VISIBILITY_S - 300:
+        raise ConfigError(f"{task.task_id}: a deadline of {task.deadline_s:g} s is longer than the broker waits")
+
+
+def _expiry(task: Task) -> datetime | None:
+    """When the first grant runs out: from then on the task could only fail."""
+    refs = [task.setting, *task.inputs.values(), *(c.private for c in task.clients if c.private)]
+    outlets = [*task.outputs.values(), *(o for c in task.clients for o in c.outputs.values())]
+    grants: list[Grant] = [r.grant for r in refs if r.grant] + [g for o in outlets for g in (o.put, o.get)]
+    return datetime.fromtimestamp(min(g.expires for g in grants), UTC) if grants else None

@@ -1,0 +1,128 @@
+"""The state store on Redis (>= 7) or Valkey: one hash, one lease and one key per living task of each run.
+
+Keys: `quorate:run:{RUN}:lease | value | flags | beat:WORK`. The braces keep a run's keys in one slot of a cluster.
+Everything here may be lost; the loop finds its truth in the object store.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from infra.state import Answer
+from schemas.errors import StoreError
+
+# One step: is the lease still mine, keep the value, extend the lease. Repeated after a lost answer it does the same
+# again, so the caller still hears `mine`. An absent lease is told apart from another owner's.
+_SAVE = """
+local owner = redis.call('GET', KEYS[1])
+if not owner then return 'missing' end
+if owner ~= ARGV[1] then return 'taken' end
+if ARGV[3] == '1' then redis.call('SET', KEYS[2], ARGV[4]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 'mine'
+"""
+
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+SOCKET_TIMEOUT_S = 5.0
+"""Longest wait for an answer. Blocking reads must be shorter."""
+
+
+def client(url: str) -> redis.Redis:
+    """A client that answers or fails within seconds: short time-outs, three tries. Connects on first use."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=3.0,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+    )
+
+
+def key(run: str, *parts: str) -> str:
+    """The name of a run's key."""
+    return ":".join((f"quorate:run:{{{run}}}", *parts))
+
+
+@contextlib.contextmanager
+def failing(what: str) -> Iterator[None]:
+    """Turn the client's errors into StoreError. Their text names a host, never a password."""
+    try:
+        yield
+    except redis.RedisError as e:
+        raise StoreError(f"{what}: {str(e)[:200] or type(e).__name__}", hint="is QUORATE_STATE right?") from e
+
+
+class RedisState:
+    """StateStore on one Redis."""
+
+    def __init__(self, url: str) -> None:
+        with failing("state"):
+            self._redis = client(url)
+            self._redis.ping()
+        self._save = self._redis.register_script(_SAVE)
+        self._release = self._redis.register_script(_RELEASE)
+
+    def acquire(self, run: str, owner: str, ttl_s: float) -> bool:
+        """As StateStore."""
+        with failing("lease"):
+            if self._redis.set(key(run, "lease"), owner, nx=True, px=_ms(ttl_s)):
+                return True
+        # A repeated call of mine finds my own name: the first one took effect although its answer was lost.
+        return self.save(run, owner, ttl_s) == "mine"
+
+    def save(self, run: str, owner: str, ttl_s: float, value: str | None = None) -> Answer:
+        """As StateStore."""
+        arguments: list[str | int] = [owner, _ms(ttl_s), "0" if value is None else "1", value or ""]
+        with failing("save"):
+            answer = self._save(keys=[key(run, "lease"), key(run, "value")], args=arguments)
+        known: dict[str, Answer] = {"mine": "mine", "missing": "missing", "taken": "taken"}
+        return known[str(answer)]
+
+    def load(self, run: str) -> str | None:
+        """As StateStore."""
+        with failing("load"):
+            value = self._redis.get(key(run, "value"))
+        return None if value is None else str(value)
+
+    def release(self, run: str, owner: str) -> None:
+        """As StateStore."""
+        with failing("release"):
+            self._release(keys=[key(run, "lease")], args=[owner])
+
+    def flag(self, run: str, name: str) -> None:
+        """As StateStore."""
+        with failing("flag"):
+            self._redis.sadd(key(run, "flags"), name)
+
+    def flagged(self, run: str, name: str) -> bool:
+        """As StateStore."""
+        with failing("flag"):
+            return bool(self._redis.sismember(key(run, "flags"), name))
+
+    def forget(self, run: str) -> None:
+        """As StateStore."""
+        with failing("forget"):
+            self._redis.delete(key(run, "value"), key(run, "flags"))
+
+    def beat(self, run: str, work: str, ttl_s: float) -> None:
+        """As StateStore."""
+        with failing("beat"):
+            self._redis.set(key(run, "beat", work), "1", px=_ms(ttl_s))
+
+    def beating(self, run: str, works: Iterable[str]) -> set[str]:
+        """As StateStore."""
+        asked = list(works)
+        if not asked:
+            return set()
+        with failing("beat"):
+            found = self._redis.mget([key(run, "beat", work) for work in asked])
+        return {work for work, value in zip(asked, found, strict=True) if value is not None}
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
