@@ -24,7 +24,7 @@ from schemas.base import canonical
 from schemas.errors import ConfigError
 
 BATCH = 32
-"""Images, or texts, per pass. Fixed, the last one padded: kernels are chosen by shape, and other kernels round otherwise."""
+"""Images, or texts, a pass. Fixed, the last one padded: kernels are chosen by shape, and others round otherwise."""
 
 LARGEST = 16 * 2**30
 """Most bytes of a weights file."""
@@ -169,7 +169,7 @@ def encode(
         with torch.no_grad():
             return tower(rows.to(device)).float().cpu()
 
-    passes = [_padded(rows) for rows in batch.split(BATCH)] if len(batch) else []
+    passes = [_padded(rows) for rows in torch.split(batch, BATCH)] if len(batch) else []
     with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(run, passes))
     return torch.cat(done)[: len(batch)] if done else torch.zeros(0, dim)
