@@ -1,0 +1,167 @@
+"""Small stand-ins that are plugins like any other, and the images, owners and tasks that tests need.
+
+A toy CLIP sees a 4 x 4 thumbnail through a fixed random matrix, so encoding costs microseconds.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from infra.blobs import FileBlobs, outlet, readable
+from schemas.base import Choice, Frozen, canonical, derive
+from schemas.experiment import Data, Experiment, Setting
+from schemas.messages import ALL, BlobRef, ClientSlot, Kind, Task
+from workers import setting as worker_setting
+from workers.method import Client, Examples
+
+COLOURS = {"amber": (230, 160, 20), "blue": (20, 60, 220), "green": (30, 170, 60)}
+"""The classes of the toy images."""
+
+TTL_S = 60.0
+
+
+class ToyBackbone:
+    """A fixed random projection of a thumbnail to 16 numbers of norm about 10. A text is the colour that it names."""
+
+    class Params(Frozen):
+        """seed: of the projection; another seed is another backbone."""
+
+        seed: int = 0
+
+    dim, scale = 16, 20.0
+
+    def __init__(self, params: Params) -> None:
+        self.seed = params.seed
+        self.seen = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"toy {self.seed}".encode()).hexdigest()
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        pixels = np.asarray(image.resize((4, 4)), dtype=np.float32) / 255 - 0.5
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        self.seen += len(batch)
+        rows = [self._project(row) for row in batch]  # one by one: the company of a row must not show
+        return torch.stack(rows) if rows else torch.zeros(0, self.dim)
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.stack([self._text(text) for text in texts])
+
+    def _project(self, pixels: torch.Tensor) -> torch.Tensor:
+        weights = torch.randn(48, self.dim, generator=torch.Generator().manual_seed(self.seed))
+        return 3 * pixels.reshape(48) @ weights
+
+    def _text(self, text: str) -> torch.Tensor:
+        named = [colour for name, colour in COLOURS.items() if name in text]
+        noise = torch.randn(self.dim, generator=torch.Generator().manual_seed(derive(self.seed, text)))
+        if not named:
+            return 5 * noise
+        return self._project(self.preprocess(Image.new("RGB", (4, 4), named[0]))) + 2 * noise
+
+
+def paint(root: Path, *, domains: Sequence[str] = ("flat", "noisy", "striped"), per_class: int = 10) -> Path:
+    """Image files of three colours in `<root>/<domain>/<colour>/<i>.png`, 8 x 8 pixels."""
+    for d, domain in enumerate(domains):
+        for c, (name, colour) in enumerate(COLOURS.items()):
+            folder = root / domain / name
+            folder.mkdir(parents=True)
+            draw = np.random.default_rng([d, c])
+            for i in range(per_class):
+                pixels = np.clip(np.array(colour) + draw.normal(0, 60 + 20 * d, (8, 8, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:03}.png")
+    return root
+
+
+def experiment(root: Path | None = None, **changes: object) -> Experiment:
+    """FedCLIP on the toy backbone; with a root, the pool has the painted images there, `striped` held out."""
+    data = Data(params={"root": str(root)}, hold_out=("striped",), partition=Choice(name="by_domain")) if root else None
+    whole: dict[str, object] = {
+        "name": "toy",
+        "data": data,
+        "sites": None if root else ("elsewhere",),
+        "model": {"backbone": {"name": "tests.toys:ToyBackbone"}},
+        "method": {"name": "fedclip"},
+    }
+    return Experiment.model_validate(whole | changes)
+
+
+def setting(asked: Experiment | None = None, *, classes: int = 3) -> worker_setting.Setting:
+    """A setting without files: random unit class texts of the toy's size."""
+    generator = torch.Generator().manual_seed(1)
+    texts = torch.nn.functional.normalize(torch.randn(classes, ToyBackbone.dim, generator=generator), dim=1)
+    names = tuple(f"class-{i}" for i in range(classes))
+    return worker_setting.Setting(asked or experiment(), names, texts, ToyBackbone.scale, ToyBackbone.dim, "0" * 64)
+
+
+def examples(of: worker_setting.Setting, count: int, seed: int) -> Examples:
+    """Raw features near their class texts, of norm about 10, as CLIP's are."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(len(of.classes), (count,), generator=generator)
+    noise = torch.randn(count, of.dim, generator=generator)
+    return Examples(10 * of.texts[labels] + 2 * noise + torch.linspace(-2, 2, of.dim), labels)
+
+
+def client(of: worker_setting.Setting, name: str, incoming: dict[str, torch.Tensor], **changes: object) -> Client:
+    """A client with 40 training and 10 validation examples of its own."""
+    seed = derive(0, name)
+    given = {"base": 0, "train": examples(of, 40, seed), "val": examples(of, 10, seed + 1), **changes}
+    return Client(name=name, setting=of, incoming=incoming, **given)  # type: ignore[arg-type]
+
+
+class Office:
+    """Plays the loop towards a worker: puts blobs and writes tasks. Everything lies in one folder."""
+
+    def __init__(self, root: Path, asked: Experiment) -> None:
+        self.blobs, self.asked = FileBlobs(root / "blobs"), asked
+        self.setting = self.put("setting.json", canonical(Setting(experiment=asked)))
+
+    def agree(self, classes: tuple[str, ...], fingerprint: str) -> None:
+        agreed = Setting(experiment=self.asked, classes=classes, fingerprint=fingerprint)
+        self.setting = self.put("agreed.json", canonical(agreed))
+
+    def put(self, key: str, data: bytes) -> BlobRef:
+        return self.blobs.put(key, data)
+
+    def task(
+        self,
+        kind: Kind,
+        task_id: str,
+        clients: Sequence[str] = (),
+        *,
+        model: BlobRef | None = None,
+        base: int = 0,
+        attempt: int = 1,
+        private: dict[str, BlobRef] | None = None,
+        own: bool = False,
+    ) -> Task:
+        """A task with its grants. own: the clients keep their private state themselves (a site's do)."""
+        outputs = {"describe": ("description",), "init": ("state",)}.get(kind, ())
+        return Task(
+            run="toy",
+            task_id=task_id,
+            attempt=attempt,
+            kind=kind,
+            base=base,
+            group=ALL,
+            clients=tuple(self._slot(kind, task_id, name, (private or {}).get(name), own) for name in clients),
+            setting=readable(self.blobs, self.setting, TTL_S),
+            inputs={"model": readable(self.blobs, model, TTL_S)} if model else {},
+            outputs={name: outlet(self.blobs, f"{task_id}/{name}", TTL_S) for name in outputs},
+            seed=self.asked.seed,
+            deadline_s=TTL_S,
+        )
+
+    def _slot(self, kind: Kind, task_id: str, name: str, private: BlobRef | None, own: bool) -> ClientSlot:
+        outputs = () if kind != "train" else ("update",) if own else ("update", "private")
+        return ClientSlot(
+            client=name,
+            private=readable(self.blobs, private, TTL_S) if private else None,
+            outputs={o: outlet(self.blobs, f"{task_id}/{name}/{o}", TTL_S) for o in outputs},
+        )
