@@ -124,8 +124,8 @@ class FileBlobs:
 
     def _path(self, key: str) -> Path:
         path = Path(os.path.normpath(self.root / key))
-        if not path.is_relative_to(self.root):
-            raise BlobError(f"key {key!r} leaves the store")
+        if not path.is_relative_to(self.root) or not key.isprintable():
+            raise BlobError(f"key {key[:80]!r} is no name in the store")
         return path
 
 

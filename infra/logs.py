@@ -59,7 +59,7 @@ def at(task: Task) -> Iterator[None]:
 
 def facts(task: Task) -> dict[str, Any]:
     """What a line says about a task: `client` is its label's, e.g. `client-3+7` for eight of them."""
-    said = {"run": task.run, "version": task.base, "task": task.task_id, "attempt": task.attempt}
+    said = {"run": task.run, "version": task.base, "task_id": task.task_id, "attempt": task.attempt}
     return said | _from_label(task.label)
 
 
@@ -87,7 +87,7 @@ def _celery_facts(_: Any, __: str, event: Event) -> Event:
     if isinstance(data, dict) and str(data.get("id", "")).count(":") >= 2:
         run, _, rest = str(data["id"]).partition(":")
         task, _, attempt = rest.rpartition(":")
-        found = {"run": run, "task": task, "attempt": int(attempt) if attempt.isdigit() else attempt}
+        found = {"run": run, "task_id": task, "attempt": int(attempt) if attempt.isdigit() else attempt}
         for name, value in (found | _from_label(str(data.get("args", "")))).items():
             event.setdefault(name, value)
     return event

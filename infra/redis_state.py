@@ -36,6 +36,7 @@ def client(url: str) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="replace",  # a foreign entry must not stop a loop
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=3.0,
         health_check_interval=30,

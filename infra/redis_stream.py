@@ -41,8 +41,8 @@ class RedisStream:
         with failing("read"):
             answer: Any = self._redis.xread({key(run, "stream"): after}, count=BATCH, block=block)
         now = self.clock.now()
-        found = answer[0][1] if isinstance(answer, list) and answer else next(iter((answer or {}).values()), [])
-        return [Entry(str(id), now, fields["author"], fields["body"]) for id, fields in found]
+        found = answer[0][1] if answer else []
+        return [Entry(str(id), now, fields.get("author", ""), fields.get("body", "")) for id, fields in found]
 
     def trim(self, run: str, upto: str) -> None:
         """As Stream. Ids go on growing by themselves: the server remembers the last one."""

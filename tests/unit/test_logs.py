@@ -47,7 +47,7 @@ def test_every_line_within_a_task_names_run_version_client_and_task(out: io.Stri
         logging.getLogger("celery.app.trace").info("Task %s succeeded", "x")
     structlog.get_logger("workers").info("idle")
     ours, celerys, idle = lines(out)
-    expected = {"run": "demo", "version": 7, "client": "client-3", "task": "v7.client-3", "attempt": 1}
+    expected = {"run": "demo", "version": 7, "client": "client-3", "task_id": "v7.client-3", "attempt": 1}
     assert expected.items() <= ours.items() and expected.items() <= celerys.items()
     assert (ours["event"], ours["loss"], celerys["event"]) == ("trained", 0.5, "Task x succeeded")
     assert "run" not in idle
@@ -62,7 +62,7 @@ def test_a_line_of_celerys_parent_gets_the_facts_from_id_and_representation(out:
         "run": "demo",
         "version": 7,
         "client": "client-3",
-        "task": "v7.client-3",
+        "task_id": "v7.client-3",
         "attempt": 2,
     }.items() <= line.items()
     assert "run" not in other
