@@ -49,8 +49,8 @@ class AttentionGate(nn.Module):
 
 
 def _linear(dim: int, generator: torch.Generator) -> nn.Linear:
-    # Built without values, so that the process's own random numbers are not touched.
-    layer = nn.Linear(dim, dim, device="meta").to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]):  # torch draws values of its own, and nobody else shall notice
+        layer = nn.Linear(dim, dim)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -1 / math.sqrt(dim), 1 / math.sqrt(dim), generator=generator)
     return layer

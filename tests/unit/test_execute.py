@@ -122,7 +122,9 @@ def test_an_update_does_not_depend_on_worker_order_or_company(tmp_path: Path) ->
 
 def test_another_base_version_draws_other_batches(bench: Bench) -> None:
     model = bench.model()
-    results = [bench.do(bench.office.task("train", f"t{b}", ["flat-0"], model=model, base=b)).results[0] for b in (1, 2)]
+    results = [
+        bench.do(bench.office.task("train", f"t{b}", ["flat-0"], model=model, base=b)).results[0] for b in (1, 2)
+    ]
     assert fingerprint(bench.update(results[0].update)) != fingerprint(bench.update(results[1].update))
 
 
@@ -204,7 +206,9 @@ def test_codes_say_whether_sending_again_can_help(error: Exception, code: str) -
     assert code_of(error) == code
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"wire": 2}', "x" * 1_000_000, '{"run": "toy", "kind": "train"'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"wire": 2}', "x" * 1_000_000, '{"run": "toy", "kind": "train"']
+)
 def test_what_is_no_task_is_dropped_without_an_answer(bench: Bench, text: str) -> None:
     bench.worker.handle(text)
     assert bench.stream.read("toy", START, 0) == []
@@ -266,5 +270,3 @@ def test_zero_shot_runs_through_an_empty_model(tmp_path: Path) -> None:
     bench = Bench(tmp_path, method={"name": "zero_shot"})
     result = bench.do(bench.office.task("evaluate", "t", ["flat-0"], model=bench.model())).results[0]
     assert result.metrics["accuracy"] == result.metrics["zero_shot"]
-
-
