@@ -38,20 +38,18 @@ def write(out: Path, per_class: int, seed: int, progress: Callable[[int, int], N
     """Write `<out>/<style>/<class>/<nnnn>.png`, `per_class` files per class and style; returns how many.
 
     `out` must not exist, or be empty, and appears when it is complete. progress: called with (done, of all).
-    Raises DataError, FileExistsError if `out` holds anything, before or after.
+    Raises DataError.
     """
     if not 1 <= per_class <= MOST:
         raise DataError(f"per_class {per_class} is not within 1 to {MOST}")
     if out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty")
+        raise DataError(f"{out} is not empty", hint="name a folder that does not exist")
     building = out.absolute().parent / f".{out.name}-{secrets.token_hex(6)}"
     try:
         building.mkdir(parents=True)
         done = _fill(building, per_class, seed, progress)
         os.rename(building, out)
     except OSError as e:
-        if out.is_dir() and any(out.iterdir()):
-            raise FileExistsError(f"{out} was written meanwhile") from None
         raise DataError(f"cannot write images to {out}: {e.strerror}") from e
     finally:
         shutil.rmtree(building, ignore_errors=True)

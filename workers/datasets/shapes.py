@@ -3,12 +3,12 @@
 Knows where in the cache it lies. The drawing is in `workers.data`.
 """
 
-import contextlib
 from pathlib import Path
 
 from pydantic import Field
 
 from schemas.base import Frozen, canonical, digest
+from schemas.errors import DataError
 from workers.data import drawn
 from workers.data.images import Images, read_folder
 
@@ -32,6 +32,9 @@ class Shapes:
         """
         folder = cache / "shapes" / digest(canonical([drawn.version(), self.params.model_dump()]))[:16]
         if not folder.is_dir():
-            with contextlib.suppress(FileExistsError):
+            try:
                 drawn.write(folder, self.params.per_class, self.params.seed)
+            except DataError:
+                if not folder.is_dir():  # else another process was faster, with the same files
+                    raise
         return read_folder(folder)

@@ -29,6 +29,8 @@ BATCH = 32
 LARGEST = 16 * 2**30
 """Most bytes of a weights file."""
 
+HINT = "give a local file: model.backbone.params.weights"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -106,12 +108,12 @@ class Clip(ABC):
 
     @cached_property
     def _transform(self) -> Any:
-        transform = registered(self.checkpoint).transform
+        transform = library(self.checkpoint.config).transform
         return transform.image_transform_v2(transform.PreprocessCfg(**self.checkpoint.preprocess), is_train=False)
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return registered(self.checkpoint).get_tokenizer(self.checkpoint.name)
+        return library(self.checkpoint.config).get_tokenizer(self.checkpoint.name)
 
 
 def inspect(weights: Path) -> None:
@@ -122,29 +124,29 @@ def inspect(weights: Path) -> None:
     try:
         size = weights.stat().st_size
         if not weights.is_file() or size == 0 or size > LARGEST:
-            raise ConfigError(f"weights {weights}: not a file of 1 to {LARGEST} bytes ({size})", hint=_HINT)
+            raise ConfigError(f"weights {weights}: not a file of 1 to {LARGEST} bytes ({size})", hint=HINT)
         if weights.suffix == ".safetensors":
             with safe_open(weights, framework="pt") as f:
                 f.keys()
     except OSError as e:
-        raise ConfigError(f"weights {weights}: {e.strerror or e}", hint=_HINT) from None
+        raise ConfigError(f"weights {weights}: {e.strerror or e}", hint=HINT) from None
     except SafetensorError as e:
-        raise ConfigError(f"weights {weights}: no safetensors file: {_line(e)}", hint=_HINT) from None
+        raise ConfigError(f"weights {weights}: no safetensors file: {one_line(e)}", hint=HINT) from None
 
 
-def registered(checkpoint: Checkpoint) -> Any:
-    """The open_clip module, knowing the checkpoint's architecture."""
+def library(config: Path | None = None) -> Any:
+    """The open_clip module, told of an architecture of our own."""
     import open_clip  # noqa: PLC0415  (3 to 15 seconds, and not for those who only ask what there is)
 
-    if checkpoint.config is not None and checkpoint.name not in open_clip.list_models():
-        open_clip.add_model_config(checkpoint.config)
+    if config is not None and config.stem not in open_clip.list_models():
+        open_clip.add_model_config(config)
     return open_clip
 
 
 def build(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
     """The model with its weights, float32, evaluation mode, nothing to train. Raises ConfigError."""
     try:
-        model: nn.Module = registered(checkpoint).create_model_from_pretrained(
+        model: nn.Module = library(checkpoint.config).create_model_from_pretrained(
             checkpoint.name,
             pretrained=os.fspath(checkpoint.weights),
             precision="fp32",
@@ -152,7 +154,7 @@ def build(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
             return_transform=False,
         )
     except Exception as e:  # open_clip, pickle and torch raise a dozen kinds; every one means: not these weights
-        raise ConfigError(f"weights {checkpoint.weights} do not fit {checkpoint.name}: {_line(e)}", hint=_HINT) from e
+        raise ConfigError(f"weights {checkpoint.weights} do not fit {checkpoint.name}: {one_line(e)}", hint=HINT) from e
     return model.eval().requires_grad_(False)
 
 
@@ -192,8 +194,6 @@ def _one_thread_each() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-_HINT = "give a local file: model.backbone.params.weights"
-
-
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
