@@ -5,11 +5,12 @@ Knows pydantic and the standard library. Must not know files, networks, tensors 
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-WIRE = 1
+Wire = Literal[1]
+WIRE: Wire = 1
 """Version of the messages between orchestrator and workers."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")]

@@ -15,7 +15,8 @@ QuorateError
 ├── BusError               a task may or may not have been published: send the same task_id again
 ├── LeaseLost              another loop owns the run (exit code 3)
 ├── RunFailed              the run ended without its last version; says why
-│   └── QuorumError        too few updates, `retries` times
+│   ├── QuorumError        too few updates, `retries` times
+│   └── Cancelled          an operator said so
 └── AggregationError       the fold or the merge cannot give a next state
 
 A worker's bad input is none of these: it is a recorded rejection (`schemas.messages.Rejected`).
@@ -99,6 +100,10 @@ class RunFailed(QuorateError):
 
 class QuorumError(RunFailed):
     """Too few updates arrived, as often as `retries` allows."""
+
+
+class Cancelled(RunFailed):
+    """An operator cancelled the run."""
 
 
 class AggregationError(QuorateError):

@@ -51,7 +51,7 @@ class Rounds(Frozen):
     in_flight: PositiveInt = 8
     quorum: PositiveInt = 6
     floor: PositiveInt = 4
-    grace_s: float = Field(2.0, ge=0)
+    grace_s: float = Field(default=2.0, ge=0)
     deadline_s: PositiveFloat = 60.0
     refill: Literal["at_close", "at_arrival"] = "at_close"
     max_staleness: NonNegativeInt = 2
@@ -89,7 +89,7 @@ class Simulate(Frozen):
 
     latency: Choice = Choice(name="none")
     dropout: Probability = 0.0
-    time_scale: float = Field(1.0, ge=0)
+    time_scale: float = Field(default=1.0, ge=0)
 
 
 class Experiment(Frozen):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, SecretStr, field_serializer
 
-from schemas.base import WIRE, Frozen, Name, Sha256
+from schemas.base import WIRE, Frozen, Name, Sha256, Wire
 
 Kind = Literal["describe", "init", "train", "evaluate"]
 ALL = "all"
@@ -68,10 +68,10 @@ class Task(Frozen):
     deadline_s: seconds from the start of the work after which the loop no longer waits for it.
     """
 
-    wire: Literal[1] = WIRE
+    wire: Wire = WIRE
     run: Name
     task_id: str
-    attempt: int = Field(1, ge=1)
+    attempt: int = Field(default=1, ge=1)
     kind: Kind
     base: NonNegativeInt
     group: str = ALL
@@ -113,7 +113,7 @@ class ClientResult(Frozen):
 class Manifest(Frozen):
     """Finished work. seconds: wall time on the worker."""
 
-    wire: Literal[1] = WIRE
+    wire: Wire = WIRE
     run: Name
     task_id: str
     attempt: int = Field(ge=1)
@@ -130,7 +130,7 @@ class TaskFailure(Frozen):
     code: `client` is final for this task; `infra` (a store, a lost process) and `grant` (expired) are sent again.
     """
 
-    wire: Literal[1] = WIRE
+    wire: Wire = WIRE
     run: Name
     task_id: str
     attempt: int = Field(ge=1)

@@ -1,0 +1,83 @@
+"""Admission: what an update must be before it may count. Refusals are values, recorded and never raised.
+
+The checks go from cheap to dear: size before reading, hash before parsing, names and shapes before numbers.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from infra.blobs import BlobStore
+from orchestrator import keys
+from orchestrator.post import OWN
+from schemas.errors import BlobCorrupt, BlobMissing, CodecError
+from schemas.log import Open
+from schemas.messages import BlobRef, ClientResult, Rejected
+from workers.pipeline import Codec, open_update
+from workers.tensors import Tensors, size
+
+_REASONS = {BlobMissing: "absent", BlobCorrupt: "corrupt", CodecError: "unreadable"}
+
+STATISTIC = "stat."
+"""Names of absolute statistics begin so; only the method knows which there are."""
+
+
+def admit(
+    result: ClientResult, task: Open, run: str, *, model: Tensors, blobs: BlobStore, codec: Codec
+) -> Tensors | Rejected:
+    """The update's decoded float32 tensors, or why they do not count.
+
+    model: the tensors that the update must match in names and shapes. Raises BlobError if the store cannot say.
+    """
+    refused = unasked(result, task, run)
+    if refused is not None or result.update is None:
+        return refused or Rejected(reason="no update")
+    if result.update.size > largest(model):
+        return Rejected(reason="too large", detail=f"{result.update.size} bytes, at most {largest(model)}")
+    try:
+        tensors, _ = open_update(blobs.get(result.update), codec)
+    except (BlobMissing, BlobCorrupt, CodecError) as e:
+        return Rejected(reason=_REASONS[type(e)], detail=e.message)
+    return unlike(tensors, model) or tensors
+
+
+def unasked(result: ClientResult, task: Open, run: str) -> Rejected | None:
+    """What in a result goes beyond what was asked and granted, or None."""
+    blob, private = result.update, result.private
+    if result.client not in task.clients:
+        return Rejected(reason="other client", detail=f"{result.client} was not asked")
+    if blob is None or not keys.is_upload(blob, run, "updates", task.task_id, result.client):
+        return Rejected(reason="no update", detail="nothing under a key that was granted")
+    if private is not None and not _granted(private, result.client, task, run):
+        return Rejected(reason="private state", detail="not under a key that was granted")
+    if not result.weight > 0:
+        return Rejected(reason="weight", detail=f"{result.weight} is not above zero")
+    return None
+
+
+def largest(model: Tensors) -> int:
+    """Most bytes an update may have: twice the model, and room for names and metadata."""
+    return 2 * size(model) + 65_536 + 1_024 * len(model)
+
+
+def unlike(tensors: Tensors, model: Mapping[str, torch.Tensor]) -> Rejected | None:
+    """What keeps these tensors from being added to the model, or None."""
+    named = {name: t for name, t in tensors.items() if not name.startswith(STATISTIC)}
+    if set(named) != set(model):
+        odd = sorted(set(named) ^ set(model))
+        return Rejected(reason="names", detail=f"differ in {', '.join(odd[:3])}")
+    for name, t in named.items():
+        if t.shape != model[name].shape:
+            return Rejected(reason="shapes", detail=f"{name}: {list(t.shape)} for {list(model[name].shape)}")
+    for name, t in tensors.items():
+        if t.dtype != torch.float32:
+            return Rejected(reason="dtypes", detail=f"{name}: {t.dtype}")
+        if not bool(torch.isfinite(t.to(torch.float64).square().sum())):
+            return Rejected(reason="not finite", detail=name)
+    return None
+
+
+def _granted(private: BlobRef, client: str, task: Open, run: str) -> bool:
+    if task.site:
+        return private.key.startswith(OWN)
+    return keys.is_upload(private, run, "private", task.task_id, client)

@@ -1,0 +1,1 @@
+"""Rules that make one step of many updates. One file each."""

@@ -1,0 +1,164 @@
+"""The command line. Parses, calls, prints; decides nothing.
+
+Commands import what they need when they run, so that `quorate version` does not wait for torch.
+Exit codes: 0 success, 1 a failed run, 2 a mistake of the user, 3 another loop owns the run, 130 interrupted.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from schemas.errors import ConfigError, QuorateError
+
+if TYPE_CHECKING:
+    pass
+
+FILE = click.Path(path_type=Path)
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=YAML", help="Replace a value, e.g. rounds.versions=5."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def quorate() -> None:
+    """Federated fine-tuning of CLIP over Celery queues and S3."""
+
+
+@quorate.command()
+@click.argument("experiment", type=FILE, required=False)
+@click.option("--name", help="Start or continue the run of this name.")
+@click.option("--resume", metavar="RUN", help="Take a run over from its last commit, as soon as its lease is free.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout and nothing else.")
+@SET
+def run(
+    experiment: Path | None, name: str | None, resume: str | None, as_json: bool, overrides: tuple[str, ...]
+) -> None:
+    """Run an EXPERIMENT to its end; the result is in runs/NAME."""
+    from orchestrator import command  # noqa: PLC0415
+
+    if (experiment is None) == (resume is None):
+        raise ConfigError("give an experiment file, or --resume RUN")
+    sys.exit(command.run(experiment, name=name, resume=resume, as_json=as_json, overrides=overrides))
+
+
+@quorate.command()
+@click.argument("experiment", type=FILE)
+@SET
+def check(experiment: Path, overrides: tuple[str, ...]) -> None:
+    """Print the resolved EXPERIMENT, load its plugins, look at its data, and say what is wrong."""
+    from orchestrator import command  # noqa: PLC0415
+
+    command.check(experiment, overrides)
+
+
+@quorate.command("list")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--markdown", is_flag=True, help="As the page docs/methods.md.")
+def list_(as_json: bool, markdown: bool) -> None:
+    """Show every plugin: methods, codecs, selectors and the rest."""
+    from orchestrator import catalogue  # noqa: PLC0415
+
+    click.echo(catalogue.as_json() if as_json else catalogue.as_markdown() if markdown else catalogue.as_text())
+
+
+@quorate.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json.")
+def report(name: str, as_json: bool) -> None:
+    """Show the report of the run NAME again."""
+    from orchestrator import shelf  # noqa: PLC0415
+
+    shelf.show(name, as_json=as_json)
+
+
+@quorate.command()
+def runs() -> None:
+    """List the runs in runs/ and in the store, with their state."""
+    from orchestrator import shelf  # noqa: PLC0415
+
+    shelf.list_runs()
+
+
+@quorate.command()
+@click.argument("name")
+def cancel(name: str) -> None:
+    """Ask the loop of the run NAME to stop after what it is doing; its last version stays."""
+    from infra import runtime, settings  # noqa: PLC0415
+
+    runtime.connect(settings.read()).state.flag(name, "cancel")
+    click.echo(f"run {name} will stop", err=True)
+
+
+@quorate.group()
+def data() -> None:
+    """Make data to try things with."""
+
+
+@data.command()
+@click.argument("out", type=FILE)
+@click.option("--per-class", default=40, show_default=True, help="Images per class and style.")
+@click.option("--seed", default=0, show_default=True)
+def shapes(out: Path, per_class: int, seed: int) -> None:
+    """Draw the shapes data set into OUT/<style>/<class>/*.png (12 classes, 4 styles)."""
+    from orchestrator import command  # noqa: PLC0415
+
+    command.draw(out, per_class, seed)
+
+
+@quorate.command()
+@click.option("--pool", is_flag=True, help="Play any client of a simulation.")
+@click.option("--site", metavar="NAME", help="Serve one owner's own data.")
+@click.option("--data", "site_file", type=FILE, metavar="SITE.YAML", help="What that owner holds.")
+def worker(pool: bool, site: str | None, site_file: Path | None) -> None:
+    """Start a worker: for the pool, or for one site with its own data."""
+    from workers import celery_worker  # noqa: PLC0415
+
+    if pool == (site is not None) or (site is not None) != (site_file is not None):
+        raise ConfigError("say --pool, or --site NAME --data SITE.YAML")
+    sys.exit(celery_worker.main(pool=pool, site=site, data=site_file))
+
+
+@quorate.command()
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+def up(workers: int) -> None:
+    """Start Valkey, S3, workers and Celery Flower on this machine, until Ctrl-C."""
+    from orchestrator import local  # noqa: PLC0415
+
+    sys.exit(local.up(workers))
+
+
+@quorate.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as of  # noqa: PLC0415
+
+    click.echo(of("quorate"))
+
+
+def main() -> None:
+    """The entry point: one clear line for what went wrong, and the exit code for it."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        quorate(standalone_mode=False)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except QuorateError as e:
+        click.echo(f"quorate: {' '.join(str(e).split())}", err=True)
+        sys.exit(e.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("quorate: interrupted", err=True)
+        sys.exit(130)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What `quorate run`, `check` and `data` do, from paths and names to printed results."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import click
+import yaml
+from rich.console import Console
+
+from infra import logs, settings
+from infra.runtime import Runtime, Work, connect
+from infra.settings import Settings
+from orchestrator import results, view
+from orchestrator import run as runs
+from orchestrator.plan import plan, read_experiment
+from schemas.errors import ConfigError, DataError
+from schemas.experiment import Experiment
+
+RESUME_WAIT_S = 60.0
+"""How long `--resume` waits for another loop's lease."""
+
+
+def run(path: Path | None, *, name: str | None, resume: str | None, as_json: bool, overrides: tuple[str, ...]) -> int:
+    """Run, show, keep; the exit code."""
+    environment = settings.read()
+    logs.setup("warning")
+    runtime = connect(environment, _here(environment))
+    if path is not None:
+        experiment = read_experiment(path, overrides)
+        name = name or _free_name(runtime, experiment.name)
+    else:
+        assert resume is not None, "the command line asks for one of the two"
+        name, experiment = resume, runs.recall(runtime, resume)
+    made = plan(experiment)
+    console = Console(stderr=True, quiet=as_json)
+    try:
+        with view.View(experiment, name, console, made.versions) as shown:
+            outcome = runs.execute(made, runtime, name, shown.watch, wait_s=RESUME_WAIT_S if resume else 0.0)
+    except KeyboardInterrupt:
+        click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
+        return 130
+    folder = results.keep(outcome, experiment)
+    if as_json:
+        sys.stdout.write(outcome.report.model_dump_json(indent=2) + "\n")
+    else:
+        view.show(outcome.report, Console())
+        click.echo(f"{folder}/ holds report.json, journal.jsonl, experiment.yaml and adapter.safetensors")
+    return 0 if outcome.report.status == "finished" else 1
+
+
+def check(path: Path, overrides: tuple[str, ...]) -> None:
+    """Print the resolved experiment and what its data hold. Raises ConfigError, PluginError, DataError."""
+    experiment = read_experiment(path, overrides)
+    plan(experiment)
+    click.echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+    if experiment.data is None:
+        click.echo(f"# the data lie with {', '.join(experiment.sites or ())}: each site's worker checks its own")
+        return
+    _look_at_data(experiment, settings.read())
+
+
+def draw(out: Path, per_class: int, seed: int) -> None:
+    """Write the shapes data set as image files."""
+    from workers.data import drawn  # noqa: PLC0415
+
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty", hint="name a new folder")
+    count = drawn.write(out, per_class, seed)
+    click.echo(f"wrote {count} images to {out}", err=True)
+
+
+def _look_at_data(experiment: Experiment, environment: Settings) -> None:
+    from workers.data.features import decode  # noqa: PLC0415
+    from workers.data.owners import read_owners  # noqa: PLC0415
+
+    assert experiment.data is not None, "asked for only where there are data"
+    owners = read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
+    click.echo(f"# {len(owners.classes)} classes: {', '.join(owners.classes)}")
+    for name, owner in (owners.clients | owners.held_out).items():
+        for image in owner.images.paths:
+            decode(image, image.read_bytes())
+        parts, classes = owner.parts, Counter(owner.images.labels.tolist())
+        kind = "held out" if name in owners.held_out else f"{len(parts.train)} train, {len(parts.val)} val"
+        click.echo(f"# {name}: {len(owner.images)} images of {len(classes)} classes: {kind}, {len(parts.test)} test")
+    too_few = experiment.rounds.floor > len(owners.clients)
+    if too_few:
+        raise DataError(f"{len(owners.clients)} clients can never make the floor of {experiment.rounds.floor}",
+                        hint="lower rounds.floor or split the data among more clients")  # fmt: skip
+
+
+def _free_name(runtime: Runtime, name: str) -> str:
+    """The experiment's name, or with a number if a run bears it already."""
+    for number in range(1, 10_000):
+        candidate = name if number == 1 else f"{name}-{number}"
+        if not (results.FOLDER / candidate).exists() and not runs.known(runtime, candidate):
+            return candidate
+    raise ConfigError(f"there are too many runs called {name}", hint="choose a --name")
+
+
+def _here(environment: Settings) -> Work | None:
+    """Where the bus is `local:`, this process does the work."""
+    if not environment.bus.startswith("local:"):
+        return None
+    from workers.execute import Worker  # noqa: PLC0415
+
+    return lambda stream, state: Worker(name="here", stream=stream, state=state, cache=environment.cache).handle

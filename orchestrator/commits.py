@@ -1,0 +1,107 @@
+"""The commits of a run: the only truth. Finds the last one, writes the next one once, cleans up behind it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from infra.blobs import BlobStore
+from orchestrator import keys
+from schemas.base import canonical, digest
+from schemas.errors import BlobError, BlobExists, BlobMissing
+from schemas.log import Commit, Event, Final
+from schemas.messages import BlobRef
+from workers.tensors import Tensors, pack, unpack
+
+LARGEST = 256 * 1024 * 1024
+"""Bytes of the largest commit that is read back."""
+KEEP_EVERY = 10
+"""Models of every tenth version are kept for good."""
+
+
+@dataclass(frozen=True)
+class Commits:
+    """The commits of one run in an object store."""
+
+    run: str
+    blobs: BlobStore
+
+    def last(self) -> Commit | None:
+        """The highest committed version, or None before version 0."""
+        found = list(self.blobs.keys(keys.versions(self.run)))
+        return self._commit(found[-1]) if found else None
+
+    def write(self, commit: Commit) -> Commit:
+        """Commit this version, once. Returns the version that stands there: mine, or what another loop wrote."""
+        key = keys.version(self.run, commit.version)
+        try:
+            self.blobs.put(key, canonical(commit), if_absent=True)
+        except BlobExists:
+            return self._commit(key)
+        return commit
+
+    def final(self) -> Final | None:
+        """How the run ended, or None while it has not."""
+        try:
+            return Final.model_validate_json(self.blobs.read(keys.final(self.run), limit=LARGEST))
+        except BlobMissing:
+            return None
+
+    def finish(self, final: Final) -> None:
+        """Say, once, how the run ended."""
+        self._once(keys.final(self.run), canonical(final))
+
+    def put_model(self, tensors: Tensors) -> BlobRef:
+        """Store the tensors of a group under their content."""
+        data = pack(tensors)
+        return self._once(keys.model(self.run, digest(data)), data)
+
+    def get_model(self, blob: BlobRef) -> Tensors:
+        """The tensors of a group. Raises BlobError."""
+        return unpack(self.blobs.get(blob))
+
+    def put_setting(self, setting: bytes) -> BlobRef:
+        """Store a setting under its content."""
+        return self._once(keys.setting(self.run, digest(setting)), setting)
+
+    def put_journal(self, version: int, events: Iterable[Event]) -> BlobRef:
+        """Store the events that a commit brings."""
+        data = b"".join(canonical(event) + b"\n" for event in events)
+        return self._once(keys.journal(self.run, version, digest(data)), data)
+
+    def journal(self) -> list[Event]:
+        """The events of all commits and of the end, in order."""
+        blobs = [commit.journal for commit in self.all()]
+        final = self.final()
+        return [e for blob in [*blobs, *([final.journal] if final else [])] for e in self._events(blob)]
+
+    def all(self) -> list[Commit]:
+        """Every commit, in order."""
+        return [self._commit(key) for key in self.blobs.keys(keys.versions(self.run))]
+
+    def sweep(self, last: Commit) -> None:
+        """Delete what nothing refers to any more after the end of the run."""
+        kept = {blob.key for commit in self.all() for blob in commit.models.get(commit.version, {}).values()
+                if commit.version % KEEP_EVERY == 0}  # fmt: skip
+        kept |= {blob.key for models in last.models.values() for blob in models.values()}
+        kept |= {blob.key for blob in last.private.values()}
+        for kind in ("updates", "private", "models", "start"):
+            for key in self.blobs.keys(keys.uploads(self.run, kind)):
+                if key not in kept:
+                    self.blobs.delete(key)
+
+    def _events(self, blob: BlobRef) -> list[Event]:
+        return [Event.model_validate_json(line) for line in self.blobs.get(blob).splitlines()]
+
+    def _commit(self, key: str) -> Commit:
+        try:
+            return Commit.model_validate(json.loads(self.blobs.read(key, limit=LARGEST)))
+        except (ValidationError, ValueError) as e:
+            raise BlobError(f"{key} is no commit: {str(e)[:200]}") from None
+
+    def _once(self, key: str, data: bytes) -> BlobRef:
+        try:
+            return self.blobs.put(key, data, if_absent=True)
+        except BlobExists:  # the key is made of the content, or this is the answer to a repeated request
+            return BlobRef(key=key, sha256=digest(data), size=len(data))

@@ -1,0 +1,111 @@
+"""Decisions: written into the stream first, then acted on; in a replay acted on again, but not sent again.
+
+Knows how each decision changes the book, and how a task goes out. Decides nothing itself.
+"""
+
+from collections.abc import Iterable
+
+from infra.runtime import Runtime
+from orchestrator.book import Book
+from orchestrator.journal import Journal
+from orchestrator.lineage import Lineage
+from orchestrator.post import Post
+from schemas.errors import BusError
+from schemas.log import Asked, Decision, Expired, Open, Resent, Retried, Sent
+
+ATTEMPTS = 3
+"""How often a task is sent before it is given up."""
+
+
+class Desk:
+    """Where the loop's decisions are made known. instant: tasks run as they are sent (one process)."""
+
+    def __init__(self, runtime: Runtime, post: Post, lineage: Lineage, journal: Journal, *, instant: bool) -> None:
+        self.runtime, self.post, self.lineage, self.journal, self.instant = runtime, post, lineage, journal, instant
+        self.book: Book
+
+    def log(self, decision: Decision) -> float:
+        """Put a decision into the stream; the moment at which it was made."""
+        return self.runtime.stream.append(self.post.run, "decision", decision.model_dump_json()).at
+
+    def ask(self, tasks: tuple[Open, ...]) -> None:
+        """Ask these tasks, all or none."""
+        decision = Asked(version=self.book.version, tasks=tasks)
+        self._ask(decision, self.log(decision))
+        self.send(tasks)
+
+    def send(self, tasks: Iterable[Open]) -> None:
+        """Send open tasks. What the bus may not have taken stays unsent, and is sent again later."""
+        gone = [task.task_id for task in tasks if self._goes(task)]
+        if gone:
+            self.log(Sent(version=self.book.version, task_ids=tuple(gone)))
+            self.book.sends(gone)
+
+    def again(self, task_id: str, attempt: int, reason: str) -> None:
+        """Send a task as a new attempt, or give it up after the last one."""
+        task = self.book.open.get(task_id)
+        if task is None or task.attempt != attempt:
+            return
+        if attempt >= ATTEMPTS:
+            self.expire(task, f"{reason} ({ATTEMPTS} attempts)")
+            return
+        decision = Resent(version=self.book.version, task_id=task_id, attempt=attempt + 1, reason=reason)
+        self._resend(decision, self.log(decision))
+        self.send([self.book.open[task_id]])
+
+    def expire(self, task: Open, reason: str) -> None:
+        """Wait no longer for a task."""
+        decision = Expired(version=self.book.version, task_id=task.task_id, reason=reason)
+        self._expire(decision, self.log(decision))
+
+    def retry(self) -> None:
+        """Go on with the round: ask replacements, with a new deadline."""
+        self._retry(self.log(Retried(version=self.book.version)))
+
+    def redo(self, decision: Decision, at: float) -> None:
+        """Act on a decision of an earlier life."""
+        match decision:
+            case Asked():
+                self._ask(decision, at)
+            case Sent():
+                self.book.sends(decision.task_ids)
+            case Resent():
+                self._resend(decision, at)
+            case Expired():
+                self._expire(decision, at)
+            case Retried():
+                self._retry(at)
+
+    def _goes(self, task: Open) -> bool:
+        model = self.lineage.models[task.base][task.group]
+        try:
+            self.post.send(task, self.lineage.commit.setting, model, self.book.private)
+        except BusError:
+            return False
+        return True
+
+    def _ask(self, decision: Asked, at: float) -> None:
+        self.book.asks(decision, at, instant=self.instant)
+        for task in decision.tasks:
+            size = self.lineage.models[task.base][task.group].size
+            facts = {"task": task.task_id, "base": task.base, "bytes": size}
+            for client in task.clients if task.kind == "train" else ():
+                self.journal.record("asked", at, self.book.version, client, **facts)
+
+    def _resend(self, decision: Resent, at: float) -> None:
+        self.book.resends(decision)
+        facts = {"task": decision.task_id, "attempt": decision.attempt, "reason": decision.reason}
+        self.journal.record("resent", at, self.book.version, **facts)
+
+    def _expire(self, decision: Expired, at: float) -> None:
+        task = self.book.expires_now(decision.task_id)
+        if task is None:
+            return
+        event = "lost" if task.kind == "train" else "unevaluated"
+        facts = {"task": task.task_id, "base": task.base, "reason": decision.reason}
+        for client in task.clients:
+            self.journal.record(event, at, self.book.version, client, **facts)
+
+    def _retry(self, at: float) -> None:
+        self.book.retries_now(at)
+        self.journal.record("retried", at, self.book.version, accepted=len(self.book.accepted))

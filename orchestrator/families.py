@@ -1,0 +1,13 @@
+"""Which folder holds which family of plugins. `quorate list` and the generated docs show them in this order."""
+
+FAMILIES = {
+    "method": "workers.methods",
+    "codec": "workers.codecs",
+    "transform": "workers.transforms",
+    "aggregator": "orchestrator.aggregators",
+    "selector": "orchestrator.selectors",
+    "backbone": "workers.models",
+    "dataset": "workers.datasets",
+    "partition": "workers.partitions",
+    "latency": "orchestrator.latencies",
+}

@@ -1,0 +1,136 @@
+"""What comes in: manifests, held as long as the simulation says, admitted or refused, and kept for the fold.
+
+Reads the object store; sends nothing and decides nothing about rounds.
+"""
+
+from orchestrator import keys
+from orchestrator.admit import admit
+from orchestrator.book import Book
+from orchestrator.commits import Commits
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.simulate import Simulator
+from schemas.log import Accepted, Held, Open
+from schemas.messages import ClientResult, Manifest, Rejected
+from workers.pipeline import open_update
+from workers.tensors import Tensors, size
+
+BUDGET = 512 * 1024 * 1024
+"""Bytes of decoded updates kept in memory until the fold; beyond it they are read again."""
+
+
+class Intake:
+    """The door of one run. `models`: the current tensors of each group, which updates must match."""
+
+    def __init__(self, plan: Plan, commits: Commits, simulator: Simulator, journal: Journal) -> None:
+        self.plan, self.commits, self.simulator, self.journal = plan, commits, simulator, journal
+        self.kept: dict[str, Tensors] = {}
+        self.used = 0
+        self.rubbish: list[str] = []
+
+    def receive(self, book: Book, manifest: Manifest, at: float) -> None:
+        """Take a manifest: refuse it, forget it (a simulated dropout), or hold it until it is due."""
+        task = book.find(manifest)
+        here = {h.manifest.task_id for h in book.held}
+        if task is None or manifest.task_id in here or manifest.run != self.commits.run:
+            again = manifest.task_id in book.finished or manifest.task_id in here
+            reason = "duplicate" if again else "unknown or too old"
+            self.journal.record("ignored", at, book.version, task=manifest.task_id, reason=reason)
+            return
+        if task.task_id in book.open and task.started_at is None:
+            book.starts(task.task_id, task.asked_at)  # it was worked on, so its deadline counts
+        if not self.simulator.drops(task):
+            book.held.append(Held(due=self.simulator.due(task, at), manifest=manifest))
+
+    def next_due(self, book: Book) -> float:
+        """When the next held manifest may be let in; infinity if none is held."""
+        return min((h.due for h in book.held), default=float("inf"))
+
+    def release(self, book: Book, now: float, models: dict[str, Tensors]) -> None:
+        """Let in what is due, in the order in which it fell due."""
+        due = sorted((h for h in book.held if h.due <= now), key=lambda h: (h.due, h.manifest.task_id))
+        book.held = [h for h in book.held if h.due > now]
+        for held in due:
+            self._let_in(book, held, models)
+
+    def tensors(self, accepted: Accepted) -> Tensors:
+        """The decoded update, from memory or read again."""
+        if accepted.update.key in self.kept:
+            return self.kept[accepted.update.key]
+        return open_update(self.commits.blobs.get(accepted.update), self.plan.codec)[0]
+
+    def forget(self) -> None:
+        """Nothing that was kept is needed any more."""
+        self.kept.clear()
+        self.rubbish.clear()
+        self.used = 0
+
+    def _let_in(self, book: Book, held: Held, models: dict[str, Tensors]) -> None:
+        manifest, task = held.manifest, book.find(held.manifest)
+        if task is None:
+            self.journal.record("ignored", held.due, book.version, task=manifest.task_id, reason="unknown or too old")
+            return
+        book.answered(task)
+        self.journal.record(
+            "answered", held.due, book.version, task=task.task_id, kind=task.kind, attempt=manifest.attempt,
+            worker=manifest.worker, seconds=manifest.seconds,
+            encodes=manifest.encodes,
+        )  # fmt: skip
+        results = {result.client: result for result in reversed(manifest.results)}  # the first of a client counts
+        for client in task.clients:
+            if client not in results:
+                self._lose(book, task, client, held.due, "no result in the manifest")
+        for result in results.values():
+            if task.kind == "train":
+                self._weigh_up(book, task, result, held.due, models[task.group])
+            elif result.client in task.clients:
+                self.journal.record("evaluated", held.due, task.base, result.client, **result.metrics)
+
+    def _weigh_up(self, book: Book, task: Open, result: ClientResult, at: float, model: Tensors) -> None:
+        found = self._admit(book, task, result, model)
+        facts: dict[str, object] = {"task": task.task_id, "base": task.base, "bytes": result.payload_bytes}
+        if isinstance(found, Rejected):
+            if result.client in task.clients:
+                book.rejects(result.client)
+            self._discard(task, result)
+            facts |= {"reason": found.reason, "detail": found.detail}
+            self.journal.record("rejected", at, book.version, result.client, **facts)
+            return
+        before = book.private.get(result.client)
+        if before is not None and result.private is not None:
+            self.rubbish.append(before.key)
+        self._keep(book.accepts(task, result, at), found)
+        event = "accepted" if task.base == book.version else "late"
+        facts |= {"weight": result.weight, "lag": book.lag(task), "metrics": result.metrics}
+        self.journal.record(event, at, book.version, result.client, **facts)
+
+    def _discard(self, task: Open, result: ClientResult) -> None:
+        """Refused blobs go, but only from where this client was given leave to write: the rest is not its to name."""
+        for kind, blob in (("updates", result.update), ("private", result.private)):
+            if blob is not None and keys.is_upload(blob, self.commits.run, kind, task.task_id, result.client):
+                self.rubbish.append(blob.key)
+
+    def _admit(self, book: Book, task: Open, result: ClientResult, model: Tensors) -> Tensors | Rejected:
+        if (result.client, task.base) in book.seen:
+            return Rejected(reason="counted", detail=f"{result.client} has counted for version {task.base}")
+        if book.lag(task) > self.plan.experiment.rounds.max_staleness:
+            return Rejected(reason="too stale", detail=f"lags {book.lag(task)} versions")
+        return admit(result, task, self.commits.run, model=model, blobs=self.commits.blobs, codec=self.plan.codec)
+
+    def gives_up(self, book: Book, task: Open, at: float, reason: str) -> None:
+        """A worker said that the task cannot be done: nobody of it answers any more."""
+        book.answered(task)
+        for client in task.clients:
+            self._lose(book, task, client, at, reason)
+
+    def _lose(self, book: Book, task: Open, client: str, at: float, reason: str) -> None:
+        if task.kind == "train":
+            book.loses(client)
+        event = "lost" if task.kind == "train" else "unevaluated"
+        facts = {"task": task.task_id, "base": task.base, "reason": reason}
+        self.journal.record(event, at, book.version, client, **facts)
+
+    def _keep(self, accepted: Accepted, tensors: Tensors) -> None:
+        if self.used + size(tensors) <= BUDGET:
+            self.kept[accepted.update.key] = tensors
+            self.used += size(tensors)

@@ -1,0 +1,21 @@
+"""The journal: what happened, event by event, kept per version and shown as it happens."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from schemas.log import Event
+
+
+class Journal:
+    """Events since the last commit. They are stored with the next one; a replay makes them again, never twice."""
+
+    def __init__(self, watch: Callable[[Event], None]) -> None:
+        self.watch = watch
+        self.events: list[Event] = []
+
+    def record(self, event: str, at: float, version: int, client: str | None = None, /, **facts: Any) -> None:
+        """Note one event at a moment of the run's clock."""
+        noted = Event(event=event, at=at, wall=time.time(), version=version, client=client, facts=facts)
+        self.events.append(noted)
+        self.watch(noted)

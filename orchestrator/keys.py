@@ -1,0 +1,80 @@
+"""Where everything of a run lies in the object store. All keys are write-once, none holds a secret.
+
+runs/<run>/experiment.json            the resolved experiment
+runs/<run>/setting/<sha>.json         with classes and backbone agreed on
+runs/<run>/versions/<n>.json          the commits
+runs/<run>/models/<sha>.safetensors   the tensors of a group
+runs/<run>/journal/<n>-<sha>.jsonl    the events that a commit brought
+runs/<run>/updates/<task>/...         what workers upload
+runs/<run>/private/<task>/...         private state of simulated clients
+runs/<run>/start/<task>.<attempt>     descriptions, and the tensors of version 0
+runs/<run>/final.json                 how it ended
+"""
+
+from schemas.messages import BlobRef
+
+
+def root(run: str) -> str:
+    """Everything of a run begins with this."""
+    return f"runs/{run}/"
+
+
+def experiment(run: str) -> str:
+    """The resolved experiment."""
+    return f"{root(run)}experiment.json"
+
+
+def setting(run: str, sha256: str) -> str:
+    """A setting, by its content."""
+    return f"{root(run)}setting/{sha256}.json"
+
+
+def versions(run: str) -> str:
+    """All commits."""
+    return f"{root(run)}versions/"
+
+
+def version(run: str, number: int) -> str:
+    """One commit; the numbers sort as names."""
+    return f"{versions(run)}{number:08d}.json"
+
+
+def models(run: str) -> str:
+    """All models."""
+    return f"{root(run)}models/"
+
+
+def model(run: str, sha256: str) -> str:
+    """The tensors of a group, by their content."""
+    return f"{models(run)}{sha256}.safetensors"
+
+
+def journal(run: str, number: int, sha256: str) -> str:
+    """The events of a version. By content too: an unfinished commit may leave other events behind."""
+    return f"{root(run)}journal/{number:08d}-{sha256[:16]}.jsonl"
+
+
+def final(run: str) -> str:
+    """How the run ended."""
+    return f"{root(run)}final.json"
+
+
+def start(run: str, task_id: str, attempt: int) -> str:
+    """The output of a describe or init task."""
+    return f"{root(run)}start/{task_id}.{attempt}"
+
+
+def uploads(run: str, kind: str) -> str:
+    """All updates, or all private state."""
+    return f"{root(run)}{kind}/"
+
+
+def upload(run: str, kind: str, task_id: str, attempt: int, client: str) -> str:
+    """One client's `updates` or `private` blob of one attempt."""
+    return f"{uploads(run, kind)}{task_id}/{attempt}/{client}.safetensors"
+
+
+def is_upload(blob: BlobRef, run: str, kind: str, task_id: str, client: str) -> bool:
+    """Whether the blob lies where that client was given leave to write, in whichever attempt."""
+    begin, end = f"{uploads(run, kind)}{task_id}/", f"/{client}.safetensors"
+    return blob.key.startswith(begin) and blob.key.endswith(end) and blob.key[len(begin) : -len(end)].isdigit()

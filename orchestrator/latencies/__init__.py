@@ -1,0 +1,1 @@
+"""How long simulated clients take. One file each."""

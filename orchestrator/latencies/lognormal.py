@@ -1,0 +1,30 @@
+"""Lognormal latency."""
+
+from math import exp, log
+from random import Random
+
+from pydantic import Field, PositiveFloat
+
+from schemas.base import Frozen
+
+
+class Lognormal:
+    """Clients differ lognormally in speed, and each varies a little from task to task.
+
+    seconds = median_s * exp(sigma * z + jitter * e), z ~ N(0, 1) drawn once per client, e ~ N(0, 1) once per task.
+    """
+
+    class Params(Frozen):
+        """median_s: seconds of the median client. sigma: spread between clients. jitter: spread between tasks."""
+
+        median_s: PositiveFloat = 1.0
+        sigma: float = Field(1.0, ge=0, le=5)
+        jitter: float = Field(0.3, ge=0, le=5)
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    def seconds(self, owner: Random, task: Random) -> float:
+        """Seconds until the answer; `owner` draws the client's speed, `task` the variation."""
+        p = self.params
+        return exp(log(p.median_s) + p.sigma * owner.gauss(0, 1) + p.jitter * task.gauss(0, 1))

@@ -1,0 +1,235 @@
+"""The loop: asks, listens, closes and commits, until the last version. The only place where a run decides.
+
+A loop that died is replayed from the last commit through the same code. It is single-threaded, and there is one of
+it per run (orchestrator.tenure).
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from pydantic import ValidationError
+
+from infra.clock import VirtualClock
+from infra.runtime import Runtime
+from infra.stream import Entry
+from orchestrator import rounds
+from orchestrator.book import Book
+from orchestrator.commits import Commits
+from orchestrator.desk import Desk
+from orchestrator.intake import Intake
+from orchestrator.journal import Journal
+from orchestrator.lineage import Lineage
+from orchestrator.plan import Plan
+from orchestrator.post import Post
+from orchestrator.simulate import Simulator
+from orchestrator.tenure import EVERY_S, Tenure
+from schemas.base import derive
+from schemas.errors import QuorumError
+from schemas.log import DECISION, Closed, Commit, Event, Open
+from schemas.messages import ALL, Manifest, TaskFailure
+
+
+class Loop:
+    """One run from a commit to its last version."""
+
+    def __init__(
+        self, plan: Plan, runtime: Runtime, commits: Commits, tenure: Tenure, watch: Callable[[Event], None]
+    ) -> None:
+        self.plan, self.runtime, self.tenure, self.run = plan, runtime, tenure, commits.run
+        self.spec, self.clock = plan.experiment.rounds, runtime.bus.clock
+        self.virtual = isinstance(self.clock, VirtualClock)
+        self.journal = Journal(watch)
+        self.simulator = Simulator.of(plan, virtual=self.virtual)
+        self.intake = Intake(plan, commits, self.simulator, self.journal)
+        self.lineage = Lineage(plan, runtime.blobs, commits, self.intake, self.journal)
+        post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
+        self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual)
+        self.failed: dict[str, TaskFailure] = {}
+        self.silent: set[str] = set()
+
+    def load(self, commit: Commit) -> None:
+        """Stand where a commit stands."""
+        self.lineage.load(commit)
+        self.book = self.desk.book = Book.of(self.spec, commit)
+        self.cursor = commit.cursor
+        if self.virtual:
+            self.clock.wait(commit.at)
+
+    def go(self) -> None:
+        """Replay what the stream knows beyond the commit, then go on to the last version and its evaluation.
+
+        Raises QuorumError, LeaseLost, Cancelled, and what stores and bus raise.
+        """
+        self.replay()
+        self.evaluate()
+        while self.book.version < self.plan.versions:
+            self.ask()
+            self.turn()
+            self.evaluate()
+        while any(o.kind == "evaluate" for o in self.book.open.values()):
+            self.listen(self.book.progress().next_expiry)
+
+    def replay(self) -> None:
+        """Take in the stream behind the commit without sending anything; then send what may not have been sent."""
+        while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
+            for entry in entries:
+                if self.virtual:
+                    self.clock.wait(entry.at)
+                self.take(entry, replaying=True)
+                if self.cursor != entry.id:
+                    break  # another loop's version was adopted: go on from its cursor
+        for failure in self.failed.values():
+            self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
+        self.desk.send(self.book.unsent())
+
+    def turn(self) -> None:
+        """Do what the round rule says. Raises QuorumError."""
+        match rounds.decide(self.spec, self.book.progress(), self.clock.now()):
+            case rounds.Close():
+                self.close()
+            case rounds.Abort():
+                self.retry()
+            case rounds.Wait(until):
+                self.listen(until)
+
+    # --- asking
+
+    def ask(self) -> None:
+        """Ask as many free clients as the round rule allows."""
+        budget = self.book.budget()
+        free = self.book.free(self._site_of()) if budget else []
+        if not budget or (not free and self.spec.refill == "at_arrival"):
+            return
+        random = Random(derive(self.plan.experiment.seed, self.book.version, "select", self.book.batches))
+        picked = self.plan.selector.pick(free, budget, random)
+        self.desk.ask(tuple(self._training(client, self.book.seq + i) for i, client in enumerate(picked)))
+
+    def evaluate(self) -> None:
+        """Ask for an evaluation of the current version if it is due and not asked. It never blocks the next one."""
+        version, spec = self.book.version, self.plan.experiment.evaluate
+        last = version == self.plan.versions
+        if not (version == 0 or (last and spec.final) or (spec.every and version % spec.every == 0)):
+            return
+        descriptions = self.lineage.commit.descriptions
+        tasks = [self._evaluation(d.site, (*d.clients, *d.held_out)) for d in descriptions]
+        known = {*self.book.open, *self.book.expired, *self.book.finished}
+        if new := tuple(t for t in tasks if t.task_id not in known):
+            self.desk.ask(new)
+
+    # --- listening
+
+    def listen(self, until: float) -> None:
+        """Let time pass until `until` or an arrival, take in what comes, and give up what is overdue."""
+        if self.tenure.due():
+            self.look_around()
+        wake = min(until, self.intake.next_due(self.book))
+        wake = wake if self.virtual else min(wake, self.clock.now() + EVERY_S)
+        for entry in self.runtime.stream.read(self.run, self.cursor, wake):
+            self.take(entry)
+        now = self.clock.now()
+        self.intake.release(self.book, now, self.lineage.state.tensors)
+        for task in [o for o in self.book.open.values() if self.book.expires(o) <= now]:
+            self.desk.expire(task, "deadline")
+
+    def take(self, entry: Entry, *, replaying: bool = False) -> None:
+        """One entry of the stream. The loop's own decisions are news only in a replay."""
+        self.cursor = entry.id
+        try:
+            if entry.author == "manifest":
+                self.intake.receive(self.book, Manifest.model_validate_json(entry.body), entry.at)
+            elif entry.author == "failure":
+                self.fails(TaskFailure.model_validate_json(entry.body), entry.at, replaying)
+            elif replaying:
+                self.redo(entry)
+        except ValidationError as e:
+            reason = f"unreadable {entry.author}: {e.errors()[0]['msg']}"[:200]
+            self.journal.record("ignored", entry.at, self.book.version, task="", reason=reason)
+
+    def redo(self, entry: Entry) -> None:
+        """A decision of an earlier life. What a commit has taken in already is of an earlier version."""
+        decision = DECISION.validate_json(entry.body)
+        if decision.version != self.book.version:
+            return
+        self.intake.release(self.book, entry.at, self.lineage.state.tensors)
+        if isinstance(decision, Closed):
+            self.commit(decision, entry.at)
+        else:
+            self.desk.redo(decision, entry.at)
+
+    def fails(self, failure: TaskFailure, at: float, replaying: bool) -> None:
+        """A worker says that a task did not finish: `client` is final, the rest is sent again."""
+        task = self.book.open.get(failure.task_id)
+        if task is None or failure.run != self.run or failure.attempt != task.attempt:
+            return
+        if failure.code == "client":
+            self.intake.gives_up(self.book, task, at, failure.message)
+        elif replaying:
+            self.failed[failure.task_id] = failure  # what was decided then may follow in the stream
+        else:
+            self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
+
+    def look_around(self) -> None:
+        """Extend the lease, send what the bus did not take, and see which workers have gone silent."""
+        self._keep_lease(self.book.version)
+        self.desk.send(self.book.unsent())
+        works = {f"{o.task_id}.{o.attempt}": o for o in self.book.unanswered()}
+        beating = self.runtime.state.beating(self.run, works) if works and not self.virtual else set()
+        for work in beating:
+            if works[work].started_at is None:
+                self.book.starts(works[work].task_id, self.clock.now())
+        silent = set() if self.virtual else {w for w, o in works.items() if o.started_at is not None} - beating
+        for task in [works[w] for w in sorted(silent & self.silent)]:  # twice, and no manifest came in between
+            if not self.simulator.drops(task):
+                self.desk.again(task.task_id, task.attempt, "worker gone")
+        self.silent = silent
+
+    # --- closing
+
+    def retry(self) -> None:
+        """Too few updates: ask replacements, or give up. Raises QuorumError."""
+        if self.book.retries >= self.spec.retries:
+            raise QuorumError(
+                f"version {self.book.version + 1} of run {self.run} got {len(self.book.accepted)} updates, at least "
+                f"{self.spec.floor} are needed, and asking {self.spec.retries} times more did not help",
+                hint="lower rounds.floor, raise rounds.deadline_s, or see in the ledger which clients are lost",
+            )
+        self.desk.retry()
+
+    def close(self) -> None:
+        """End the round and commit the next version."""
+        counted = tuple((a.task_id, a.client) for a in self.book.accepted.values())
+        decision = Closed(version=self.book.version, counted=counted, without=self.book.without())
+        self.commit(decision, self.desk.log(decision))
+
+    def commit(self, closed: Closed, at: float) -> None:
+        """Make the next version true, then tidy up. Raises LeaseLost if another loop owns the run.
+
+        That the version exists already does not say who owns the run: the lease does.
+        """
+        standing = self.lineage.extend(self.book, closed, at, self.cursor)
+        self._keep_lease(standing.version)
+        if standing != self.lineage.commit:
+            self.load(standing)
+            return
+        self.lineage.tidy()
+        self.runtime.stream.trim(self.run, self.cursor)
+
+    def _keep_lease(self, version: int) -> None:
+        if not self.tenure.keep(version):  # the state store was emptied, and perhaps the queues with it
+            self.book.forgets_sending()
+
+    def _site_of(self) -> dict[str, str | None]:
+        return {client: d.site for d in self.lineage.commit.descriptions for client in d.clients}
+
+    def _training(self, client: str, seq: int) -> Open:
+        version = self.book.version
+        return Open(
+            task_id=f"v{version}-{client}-{seq}", kind="train", base=version, clients=(client,), attempt=1,
+            group=self.lineage.state.assignment.get(client, ALL), site=self._site_of()[client],
+            asked_at=self.clock.now(),
+        )  # fmt: skip
+
+    def _evaluation(self, site: str | None, clients: tuple[str, ...]) -> Open:
+        version, now = self.book.version, self.clock.now()
+        task_id = f"v{version}-evaluate-{site or 'pool'}"
+        return Open(task_id=task_id, kind="evaluate", base=version, clients=clients, attempt=1, site=site, asked_at=now)

@@ -1,0 +1,81 @@
+"""The round rule (docs/architecture.md): when a round closes, waits or asks again. Pure functions of numbers.
+
+Knows the spec and how far the round is. Must not know clients, tensors, stores or clocks.
+"""
+
+from dataclasses import dataclass
+
+from schemas.experiment import Rounds
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a round is. Times in seconds of the run's clock.
+
+    accepted: updates that count so far, late ones from earlier rounds included; accepted_at: when each was let in.
+    asked: clients asked since this version opened. in_flight: clients whose answer would still be admitted.
+    opened_at: when this version opened, or was last retried. next_expiry: when the next task in flight expires.
+    """
+
+    accepted_at: tuple[float, ...]
+    asked: int
+    in_flight: int
+    opened_at: float
+    next_expiry: float = float("inf")
+
+    @property
+    def accepted(self) -> int:
+        """Updates that count so far."""
+        return len(self.accepted_at)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing can change before `until`, except by an arrival."""
+
+    until: float
+
+
+@dataclass(frozen=True)
+class Close:
+    """Commit what is accepted."""
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Too few: keep what is accepted, ask replacements."""
+
+
+Verdict = Wait | Close | Abort
+
+
+def needed(spec: Rounds, asked: int) -> int:
+    """Updates that close the round: the quorum, or fewer if fewer could be asked."""
+    return spec.quorum if spec.refill == "at_arrival" else max(1, min(spec.quorum, asked))
+
+
+def quorum_at(spec: Rounds, progress: Progress) -> float | None:
+    """When the quorum was reached, or None."""
+    enough = needed(spec, progress.asked)
+    if progress.accepted < enough:
+        return None
+    return max(progress.opened_at, sorted(progress.accepted_at)[enough - 1])
+
+
+def decide(spec: Rounds, progress: Progress, now: float) -> Verdict:
+    """The first line of the table that holds."""
+    reached, alone = quorum_at(spec, progress), progress.in_flight == 0
+    deadline = progress.opened_at + spec.deadline_s
+    if reached is not None and (alone or spec.refill == "at_arrival" or now >= reached + spec.grace_s):
+        return Close()
+    if alone or now >= deadline:
+        return Close() if progress.accepted >= spec.floor else Abort()
+    return Wait(min(deadline, progress.next_expiry, *([reached + spec.grace_s] if reached is not None else [])))
+
+
+def discount(spec: Rounds, lag: int) -> float:
+    """Weight of an update that lags `lag` merges of its group: 1 for none, never growing, in (0, 1].
+
+    `sqrt` is 1/sqrt(1 + lag) (FedBuff, arXiv 2106.06639).
+    """
+    return 1.0 if spec.staleness == "constant" else (1.0 + lag) ** -0.5

@@ -1,0 +1,125 @@
+"""One run from its experiment to its report. This module alone knows the order of the steps."""
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+from infra.runtime import Runtime
+from orchestrator import keys, report
+from orchestrator.commits import Commits
+from orchestrator.journal import Journal
+from orchestrator.loop import Loop
+from orchestrator.plan import Plan
+from orchestrator.start import Start
+from orchestrator.tenure import Tenure
+from schemas.base import canonical
+from schemas.errors import BlobExists, BlobMissing, Cancelled, ConfigError, RunFailed
+from schemas.experiment import Experiment
+from schemas.log import Commit, Event, Final
+from schemas.report import Report
+from workers.tensors import Tensors
+
+LARGEST_EXPERIMENT = 16 * 1024 * 1024
+Status = Literal["finished", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves: its report, its events, the final tensors of each group and the classes they tell apart."""
+
+    report: Report
+    events: list[Event]
+    tensors: dict[str, Tensors]
+    commit: Commit | None
+
+
+def execute(plan: Plan, runtime: Runtime, run: str, watch: Callable[[Event], None], *, wait_s: float = 0.0) -> Outcome:
+    """Start or continue a run and see it to its end. Raises LeaseLost; KeyboardInterrupt leaves it resumable.
+
+    wait_s: how long to wait until another loop gives the run up.
+    """
+    commits = Commits(run, runtime.blobs)
+    tenure = Tenure(run, f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", runtime.state)
+    tenure.begin(wait_s=wait_s)
+    try:
+        remember(plan.experiment, runtime, run)
+        if commits.final() is None:
+            _finish(commits, runtime, _see_through(plan, runtime, commits, tenure, watch))
+        return outcome(commits)
+    finally:
+        tenure.end()
+
+
+def remember(experiment: Experiment, runtime: Runtime, run: str) -> None:
+    """Keep the experiment with the run. Raises ConfigError if the run was started with another one."""
+    try:
+        runtime.blobs.put(keys.experiment(run), canonical(experiment), if_absent=True)
+    except BlobExists:
+        if recall(runtime, run) != experiment:
+            raise ConfigError(f"run {run} exists with another experiment", hint="choose another --name") from None
+
+
+def recall(runtime: Runtime, run: str) -> Experiment:
+    """The experiment of a run that was started before. Raises ConfigError if there is none."""
+    try:
+        text = runtime.blobs.read(keys.experiment(run), limit=LARGEST_EXPERIMENT)
+    except BlobMissing:
+        raise ConfigError(f"there is no run {run!r} in the store", hint="quorate runs lists them") from None
+    return Experiment.model_validate_json(text)
+
+
+def known(runtime: Runtime, run: str) -> bool:
+    """Whether the store holds anything of this run."""
+    return next(iter(runtime.blobs.keys(keys.root(run))), None) is not None
+
+
+def outcome(commits: Commits) -> Outcome:
+    """The outcome of a run, from what is stored of it."""
+    commit, events = commits.last(), commits.journal()
+    models = commit.models[commit.version] if commit else {}
+    tensors = {group: commits.get_model(blob) for group, blob in models.items()}
+    return Outcome(report.build(commits.run, events, tensors), events, tensors, commit)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How it went, and the events that no commit has taken in. at: the run's clock."""
+
+    journal: Journal
+    at: float
+    status: Status
+    reason: str = ""
+
+
+def _see_through(
+    plan: Plan, runtime: Runtime, commits: Commits, tenure: Tenure, watch: Callable[[Event], None]
+) -> _Ending:
+    start = Start(plan, runtime, commits, tenure, watch)
+    journal, clock = start.journal, runtime.bus.clock
+    try:
+        commit = commits.last() or start.commit(version("quorate"))
+        loop = Loop(plan, runtime, commits, tenure, watch)
+        journal = loop.journal
+        loop.load(commit)
+        loop.go()
+        return _Ending(journal, clock.now(), "finished")
+    except Cancelled as e:
+        return _Ending(journal, clock.now(), "cancelled", str(e))
+    except RunFailed as e:
+        return _Ending(journal, clock.now(), "failed", str(e))
+
+
+def _finish(commits: Commits, runtime: Runtime, ending: _Ending) -> None:
+    last = commits.last()
+    number = last.version if last else 0
+    ending.journal.record("finished", ending.at, number, status=ending.status, reason=ending.reason)
+    journal = commits.put_journal(number, ending.journal.events)
+    final = Final(run=commits.run, status=ending.status, reason=ending.reason, version=number, journal=journal)
+    commits.finish(final)
+    if last is not None:
+        commits.sweep(last)
+    runtime.stream.delete(commits.run)
+    runtime.state.forget(commits.run)

@@ -1,0 +1,1 @@
+"""Rules that choose whom to ask. One file each."""

@@ -1,0 +1,180 @@
+"""The beginning of a run: ask the owners what they hold, agree on classes and backbone, and commit version 0.
+
+Describe and init are tasks like any other, sent again when a worker is lost; nothing else is known yet.
+"""
+
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from infra.clock import VirtualClock
+from infra.runtime import Runtime
+from orchestrator import keys
+from orchestrator.commits import Commits
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.post import Post
+from orchestrator.tenure import EVERY_S, Tenure
+from schemas.base import canonical
+from schemas.errors import BusError, RunFailed
+from schemas.experiment import Setting
+from schemas.log import Commit, Event, Open
+from schemas.messages import ALL, BlobRef, Description, Manifest, TaskFailure
+from workers.tensors import Tensors, unpack
+
+ATTEMPTS = 3
+LARGEST_DESCRIPTION = 16 * 1024 * 1024
+"""Bytes of JSON: counts and names of very many clients."""
+
+
+class Start:
+    """From an experiment to version 0."""
+
+    def __init__(
+        self, plan: Plan, runtime: Runtime, commits: Commits, tenure: Tenure, watch: Callable[[Event], None]
+    ) -> None:
+        self.plan, self.runtime, self.commits, self.tenure = plan, runtime, commits, tenure
+        self.clock, self.run = runtime.bus.clock, commits.run
+        self.journal = Journal(watch)
+        self.post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
+        self.cursor = "0"
+
+    def commit(self, code_version: str) -> Commit:
+        """Version 0. Raises RunFailed if nobody answers, or what they answer does not fit together."""
+        experiment, now = self.plan.experiment, self.clock.now()
+        facts = {"seed": experiment.seed, "code_version": code_version, "virtual": isinstance(self.clock, VirtualClock)}
+        self.journal.record("started", now, 0, experiment=experiment.model_dump(mode="json"), **facts)
+        descriptions = self.describe()
+        setting = self.agree(descriptions)
+        described = {c: s.model_dump() for d in descriptions for c, s in d.clients.items()}
+        held_out = sorted({h for d in descriptions for h in d.held_out})
+        facts = {
+            "clients": described,
+            "held_out": held_out,
+            "classes": setting.classes,
+            "fingerprint": setting.fingerprint,
+        }
+        self.journal.record("described", self.clock.now(), 0, **facts)
+        ref = self.commits.put_setting(canonical(setting))
+        models = {group: self.commits.put_model(tensors) for group, tensors in self.init(ref, descriptions).items()}
+        return self.commits.write(
+            Commit(
+                run=self.run, version=0, at=self.clock.now(), setting=ref, descriptions=descriptions,
+                models={0: models}, cursor=self.cursor, selector=self.plan.selector.dump(),
+                journal=self.commits.put_journal(0, self.journal.events),
+            )
+        )  # fmt: skip
+
+    def describe(self) -> tuple[Description, ...]:
+        """What the owners hold: of all of them, or after `start_s` of those that have answered, if `floor` train."""
+        setting = self.commits.put_setting(canonical(Setting(experiment=self.plan.experiment)))
+        sites: tuple[str | None, ...] = self.plan.experiment.sites or (None,)
+        answers = self.exchange([self._task("describe", site) for site in sites], setting)
+        found = tuple(self._description(m) for _, m in sorted(answers.items()))
+        missing = [s for s in sites if _task_id("describe", s) not in answers]
+        clients = [c for d in found for c in d.clients]
+        if missing and len(clients) < max(1, self.plan.experiment.rounds.floor):
+            queues = "; ".join(self.runtime.bus.waiting(s) for s in missing)
+            raise RunFailed(f"run {self.run}: no answer from {', '.join(s or 'the pool' for s in missing)}: {queues}",
+                            hint="is a worker running, and does it serve that queue?")  # fmt: skip
+        if not clients:
+            raise RunFailed(f"run {self.run}: no client has images to train on")
+        if len(set(clients)) < len(clients):
+            raise RunFailed(f"run {self.run}: two sites describe a client of the same name")
+        return found
+
+    def agree(self, descriptions: tuple[Description, ...]) -> Setting:
+        """One list of classes and one backbone for all. Raises RunFailed."""
+        prints = sorted({d.fingerprint for d in descriptions})
+        if len(prints) > 1:
+            raise RunFailed(f"run {self.run}: the workers hold {len(prints)} different backbones",
+                            hint="same weights, architecture and preprocessing are needed everywhere")  # fmt: skip
+        named = self.plan.experiment.model.classes
+        classes = named or tuple(sorted({c for d in descriptions for c in d.classes}))
+        if len(classes) < 2:
+            raise RunFailed(f"run {self.run}: {len(classes)} class is not enough to tell apart")
+        return Setting(experiment=self.plan.experiment, classes=classes, fingerprint=prints[0])
+
+    def init(self, setting: BlobRef, descriptions: tuple[Description, ...]) -> dict[str, Tensors]:
+        """The tensors of version 0 per group, made by a worker because it has the backbone."""
+        task = self._task("init", descriptions[0].site)
+        answers = self.exchange([task], setting)
+        if task.task_id not in answers:
+            raise RunFailed(f"run {self.run}: nobody made version 0: {self.runtime.bus.waiting(task.site)}")
+        blob = answers[task.task_id].outputs["state"]
+        groups: dict[str, Tensors] = {ALL: {}}
+        for name, tensor in unpack(self.runtime.blobs.get(blob)).items():
+            group, _, key = name.partition("/")
+            groups.setdefault(group, {})[key] = tensor
+        return groups
+
+    def exchange(self, tasks: list[Open], setting: BlobRef) -> dict[str, Manifest]:
+        """Send tasks and wait, at most `start_s`, for their manifests. What is in the stream already is not sent."""
+        until = self.clock.now() + self.plan.experiment.start_s
+        waiting = {t.task_id: t for t in tasks}
+        answers = self.listen(waiting, self.clock.now())
+        unsent = set(waiting)
+        while waiting and (now := self.clock.now()) < until:
+            for task in [waiting[t] for t in sorted(unsent & set(waiting))]:
+                unsent -= self._send(task, setting)
+            if self.tenure.due() and not self.tenure.keep(0):
+                unsent = set(waiting)
+            before = dict(waiting)
+            answers |= self.listen(waiting, min(until, now + EVERY_S))
+            unsent |= {t for t, task in waiting.items() if task.attempt > before[t].attempt}
+        return answers
+
+    def listen(self, waiting: dict[str, Open], until: float) -> dict[str, Manifest]:
+        """Take in the stream: what is answered leaves `waiting`, what failed for no fault of its own stays, renewed."""
+        answers = {}
+        for entry in self.runtime.stream.read(self.run, self.cursor, until):
+            self.cursor = entry.id
+            try:
+                if entry.author == "manifest":
+                    manifest = Manifest.model_validate_json(entry.body)
+                    if waiting.pop(manifest.task_id, None) and self._is_whole(manifest):
+                        answers[manifest.task_id] = manifest
+                        facts = {"encodes": manifest.encodes, "seconds": manifest.seconds, "worker": manifest.worker}
+                        self.journal.record("answered", entry.at, 0, task=manifest.task_id, **facts)
+                elif entry.author == "failure":
+                    self._fails(TaskFailure.model_validate_json(entry.body), waiting)
+            except ValidationError as e:
+                reason = f"unreadable {entry.author}: {e.errors()[0]['msg']}"[:200]
+                self.journal.record("ignored", entry.at, 0, task="", reason=reason)
+        return answers
+
+    def _is_whole(self, manifest: Manifest) -> bool:
+        prefix = f"{keys.root(self.run)}start/{manifest.task_id}."
+        return len(manifest.outputs) == 1 and all(b.key.startswith(prefix) for b in manifest.outputs.values())
+
+    def _fails(self, failure: TaskFailure, waiting: dict[str, Open]) -> None:
+        task = waiting.get(failure.task_id)
+        if task is None or failure.attempt != task.attempt:
+            return
+        if failure.code == "client" or task.attempt >= ATTEMPTS:
+            raise RunFailed(f"run {self.run}: {task.kind} failed at {task.site or 'the pool'}: {failure.message}")
+        waiting[task.task_id] = task.model_copy(update={"attempt": task.attempt + 1})
+
+    def _send(self, task: Open, setting: BlobRef) -> set[str]:
+        try:
+            self.post.send(task, setting, None, {})
+        except BusError:
+            return set()
+        return {task.task_id}
+
+    def _description(self, manifest: Manifest) -> Description:
+        blob = manifest.outputs["description"]
+        if blob.size > LARGEST_DESCRIPTION:
+            raise RunFailed(f"run {self.run}: a description of {blob.size} bytes is too large")
+        try:
+            return Description.model_validate_json(self.runtime.blobs.get(blob))
+        except ValidationError as e:
+            raise RunFailed(f"run {self.run}: an unreadable description: {e.errors()[0]['msg']}") from None
+
+    def _task(self, kind: str, site: str | None) -> Open:
+        facts = {"task_id": _task_id(kind, site), "kind": kind, "site": site, "asked_at": self.clock.now()}
+        return Open.model_validate({**facts, "base": 0, "clients": ()})
+
+
+def _task_id(kind: str, site: str | None) -> str:
+    return f"v0-{kind}-{site or 'pool'}"

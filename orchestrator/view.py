@@ -1,0 +1,170 @@
+"""What a person sees: progress on stderr while a run goes on, tables on stdout when it has ended.
+
+Reads events and reports only. A terminal gets a live panel, anything else one line per version.
+"""
+
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from schemas.experiment import Experiment
+from schemas.log import Event
+from schemas.report import Report
+
+
+class View:
+    """Progress of one run. Call `watch` with every event; use as a context so that the terminal is left clean."""
+
+    def __init__(self, experiment: Experiment, run: str, console: Console, versions: int) -> None:
+        self.experiment, self.run, self.console, self.versions = experiment, run, console, versions
+        self.version = 0
+        self.round: Counter[str] = Counter()
+        self.total: Counter[str] = Counter()
+        self.scores: dict[int, dict[str, float]] = {}
+        self.trainers: set[str] = set()
+        self.at, self.began = 0.0, 0.0
+        self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def watch(self, event: Event) -> None:
+        """Take in one event."""
+        self.at = event.at
+        self.total[event.event] += 1
+        self.round[event.event] += 1
+        match event.event:
+            case "started":
+                self._started(event)
+            case "described":
+                self._described(event)
+            case "closed":
+                self._closed(event)
+            case "evaluated":
+                self._evaluated(event)
+            case "retried" | "resent" | "rejected":
+                self._told(event)
+        if self.live:
+            self.live.update(self._panel())
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=not self.console.is_terminal)
+
+    def _started(self, event: Event) -> None:
+        self.began = event.at
+        e = self.experiment
+        self._say(f"run {self.run}: {e.method.name}, seed {e.seed}; asking the owners what they hold")
+
+    def _described(self, event: Event) -> None:
+        self.trainers = set(event.facts["clients"])
+        held = event.facts["held_out"]
+        images = sum(sum(c.values()) for c in event.facts["clients"].values())
+        told = f"{len(self.trainers)} clients with {images} images, {len(event.facts['classes'])} classes"
+        self._say(told + (f"; held out: {', '.join(held)}" if held else ""))
+
+    def _closed(self, event: Event) -> None:
+        self.version = event.version
+        without = ", ".join(event.facts["without"])
+        line = f"v{event.version:<3} {event.facts['counted']:>3} counted ({event.facts['late']} late)"
+        line += f"  t={event.at - self.began:.1f} s" + (f"  without {without}" if without else "")
+        if not self.live:
+            self._say(line)
+        self.round.clear()
+
+    def _evaluated(self, event: Event) -> None:
+        scores = self.scores.setdefault(event.version, {})
+        scores[str(event.client)] = event.facts.get("accuracy", float("nan"))
+        if self.trainers and self.trainers <= set(scores) and event.client == max(self.trainers) and not self.live:
+            self._say(f"v{event.version:<3} accuracy {self._accuracy(event.version)}")
+
+    def _told(self, event: Event) -> None:
+        who = event.client or event.facts.get("task", "")
+        reason = event.facts.get("reason", f"{event.facts.get('accepted', 0)} updates at the deadline, asking again")
+        detail = event.facts.get("detail", "")
+        self._say(f"v{event.version:<3} {event.event} {who}: {reason}" + (f" ({detail})" if detail else ""))
+
+    def _accuracy(self, version: int) -> str:
+        known = [a for c, a in self.scores.get(version, {}).items() if c in self.trainers]
+        return f"mean {percent(sum(known) / len(known))}, worst {percent(min(known))}" if known else "not yet known"
+
+    def _panel(self) -> Group:
+        spec = self.experiment.rounds
+        arrived = self.round["accepted"] + self.round["late"]
+        bars = Table.grid(padding=(0, 2))
+        bars.add_row(
+            "versions", ProgressBar(self.versions or 1, self.version, width=40), f"{self.version}/{self.versions}"
+        )
+        bars.add_row(
+            "quorum", ProgressBar(spec.quorum, min(arrived, spec.quorum), width=40), f"{arrived}/{spec.quorum}"
+        )
+        counts = "   ".join(f"{name} {self.total[name]}" for name in ("late", "rejected", "lost"))
+        numbers = f"{counts}   t={self.at - self.began:.1f} s"
+        shown = max(self.scores, default=0)
+        return Group(Text(f"run {self.run}"), bars, Text(numbers), Text(f"accuracy v{shown}: {self._accuracy(shown)}"))
+
+
+def percent(value: float | None) -> str:
+    """An accuracy as people read it, e.g. `61.2 %`; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def size(count: int) -> str:
+    """Bytes with a decimal unit, e.g. `2.1 MB`."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def show(report: Report, console: Console) -> None:
+    """The report as tables."""
+    console.print(_accuracy_table(report))
+    lagged = f", mean staleness {report.mean_staleness:.2f} versions"
+    console.print(
+        f"{report.status}: version {report.version} in {report.seconds:.1f} s"
+        + (f" ({report.virtual_seconds:.1f} s of virtual time)" if report.virtual_seconds is not None else "")
+        + (f"\nreason: {report.reason}" if report.reason else ""),
+        highlight=False,
+    )
+    console.print(
+        f"up {size(report.bytes_up)}, down {size(report.bytes_down)}, wasted {percent(report.wasted_share)} of the "
+        f"asked updates{lagged}, {report.encodes} images encoded",
+        highlight=False,
+    )
+    console.print(f"adapter sha256 {report.adapter_sha256}", highlight=False, soft_wrap=True)
+
+
+def _accuracy_table(report: Report) -> Table:
+    table = Table(title=f"run {report.run}", title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("client")
+    for name in ("zero-shot", "final", "asked", "accepted", "late", "rejected", "lost", "weight"):
+        table.add_column(name, justify="right")
+    accuracy, total = report.accuracy, sum(s.weight for s in report.ledger.values())
+    for client, final in accuracy.final.items():
+        share = report.ledger.get(client)
+        numbers = [share.asked, share.accepted, share.late, share.rejected, share.lost] if share else [0] * 5
+        weight = percent(share.weight / total) if share and total else "–"
+        table.add_row(client, percent(accuracy.zero_shot[client]), percent(final), *map(str, numbers), weight)
+    known = [a for a in accuracy.zero_shot.values() if a is not None]
+    table.add_section()
+    table.add_row("mean", percent(sum(known) / len(known)) if known else "–", percent(accuracy.mean))
+    table.add_row("worst", percent(min(known, default=None)), percent(accuracy.worst))
+    for domain, held in accuracy.held_out.items():
+        table.add_row(f"{domain} (held out)", percent(held.zero_shot), percent(held.final))
+    return table

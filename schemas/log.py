@@ -1,0 +1,175 @@
+"""What a run remembers: the loop's own decisions in the stream, one commit per version, and the journal's events.
+
+A commit is the only checkpoint: everything a loop needs to go on from there stands in it.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, TypeAdapter
+
+from schemas.base import WIRE, Frozen, Name, Wire
+from schemas.messages import ALL, BlobRef, Description, Kind, Manifest
+
+
+class Open(Frozen):
+    """A task without its grants (they are secrets, and are made anew at each sending).
+
+    asked_at, started_at: the run's clock; started_at is null until a worker is known to be at it.
+    sent: the bus has surely taken this attempt.
+    """
+
+    task_id: str
+    kind: Kind
+    base: NonNegativeInt
+    group: str = ALL
+    clients: tuple[Name, ...]
+    site: Name | None = None
+    attempt: int = Field(default=1, ge=1)
+    asked_at: float
+    started_at: float | None = None
+    sent: bool = False
+
+
+class Accepted(Frozen):
+    """An admitted update. at: when it was let in."""
+
+    task_id: str
+    client: Name
+    base: NonNegativeInt
+    group: str = ALL
+    update: BlobRef
+    weight: float
+    at: float
+    private: BlobRef | None = None
+
+
+class Held(Frozen):
+    """A manifest that has arrived and is let in later (simulated latency)."""
+
+    due: float
+    manifest: Manifest
+
+
+class Asked(Frozen):
+    """The loop asks these tasks, all or none of them. `version`, here and below: the open one, when it was decided."""
+
+    kind: Literal["asked"] = "asked"
+    version: NonNegativeInt
+    tasks: tuple[Open, ...]
+
+
+class Sent(Frozen):
+    """The bus has these tasks: after a crash they need not be sent again."""
+
+    kind: Literal["sent"] = "sent"
+    version: NonNegativeInt
+    task_ids: tuple[str, ...]
+
+
+class Resent(Frozen):
+    """The loop sends a task again, as a new attempt."""
+
+    kind: Literal["resent"] = "resent"
+    version: NonNegativeInt
+    task_id: str
+    attempt: int
+    reason: str
+
+
+class Expired(Frozen):
+    """The loop no longer waits for a task. It still counts if it comes while it is admissible."""
+
+    kind: Literal["expired"] = "expired"
+    version: NonNegativeInt
+    task_id: str
+    reason: str
+
+
+class Retried(Frozen):
+    """Too few at the deadline: what is accepted stays, replacements are asked."""
+
+    kind: Literal["retried"] = "retried"
+    version: NonNegativeInt
+
+
+class Closed(Frozen):
+    """The round is over: these updates make `version + 1`. Whatever else arrives belongs to a later one."""
+
+    kind: Literal["closed"] = "closed"
+    version: NonNegativeInt
+    counted: tuple[tuple[str, Name], ...]
+    without: tuple[Name, ...]
+
+
+Decision = Annotated[Asked | Sent | Resent | Expired | Retried | Closed, Field(discriminator="kind")]
+DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
+
+
+class Share(Frozen):
+    """A client's line in the ledger, in numbers of updates. asked = the rest + what is still open.
+
+    accepted: counted in the round it was asked in. late: counted in a later one. rejected: refused. lost: never came
+    or failed. weight: sum of (weight times staleness discount) over the versions it counted in.
+    """
+
+    asked: NonNegativeInt = 0
+    accepted: NonNegativeInt = 0
+    late: NonNegativeInt = 0
+    rejected: NonNegativeInt = 0
+    lost: NonNegativeInt = 0
+    weight: float = 0.0
+
+
+class Event(Frozen):
+    """One line of the journal. at: the run's clock, wall: Unix seconds. What the facts mean depends on the event."""
+
+    event: str
+    at: float
+    wall: float
+    version: NonNegativeInt
+    client: str | None = None
+    facts: dict[str, Any] = {}
+
+
+class Commit(Frozen):
+    """A committed version: `versions/{n}.json`, written once.
+
+    models: of this and the recent versions that an admissible task may start from. finished: answered tasks and
+    their bases; seen: (client, base) that have counted, both as far back as an answer could still be admitted.
+    cursor: the last entry of the stream that this commit has taken in. seq: number of tasks asked so far.
+    staleness: {lag: updates counted}.
+    """
+
+    wire: Wire = WIRE
+    run: Name
+    version: NonNegativeInt
+    at: float
+    setting: BlobRef
+    descriptions: tuple[Description, ...]
+    models: dict[int, dict[str, BlobRef]]
+    server: BlobRef | None = None
+    private: dict[Name, BlobRef] = {}
+    counted: tuple[Accepted, ...] = ()
+    without: tuple[Name, ...] = ()
+    open: tuple[Open, ...] = ()
+    expired: tuple[Open, ...] = ()
+    held: tuple[Held, ...] = ()
+    finished: dict[str, int] = {}
+    seen: tuple[tuple[Name, int], ...] = ()
+    ledger: dict[Name, Share] = {}
+    selector: dict[str, Any] = {}
+    staleness: dict[int, int] = {}
+    cursor: str
+    seq: NonNegativeInt = 0
+    journal: BlobRef
+
+
+class Final(Frozen):
+    """How a run ended: `final.json`, written once."""
+
+    wire: Wire = WIRE
+    run: Name
+    status: Literal["finished", "failed", "cancelled"]
+    reason: str = ""
+    version: NonNegativeInt
+    journal: BlobRef
