@@ -1,13 +1,12 @@
 """The Celery application: one task, one set of settings for publisher, worker and monitor alike.
 
 Celery is only the transport: no result backend, no canvas, no ETA, no retry of its own. What the task does is a
-`Work` that the worker's process brings along. Run as a module it is the `celery` command of this application:
-`python -m infra.celery_app flower` (the monitor must have these settings: with others it would redeliver tasks).
+`Work` that the worker's process brings along. `celery -A infra.celery_app flower` finds the application here: a
+monitor with other settings would take running tasks for lost and deliver them again.
 """
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -101,6 +100,13 @@ def make_app(url: str, work: Work | None = None, *, socket_timeout_s: float = 15
         app.register_task(_Execute())
         _connect(work)
     return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, for the `celery` command: made when asked for, because nothing happens at import time."""
+    if name == "app":
+        return make_app(read().bus_url)
+    raise AttributeError(name)
 
 
 def run_worker(app: App, *, name: str, queue: str, processes: int) -> int:
@@ -197,7 +203,3 @@ def _broker(url: str) -> str:
         return url
     database = parse_qs(parts.query).get("db", ["0"])[0]
     return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
-
-
-if __name__ == "__main__":
-    make_app(read().bus_url).start(sys.argv[1:])

@@ -7,12 +7,10 @@ client and task that the process is at. A presigned URL never comes out: its sig
 import logging
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
-from structlog.contextvars import bound_contextvars
 from structlog.typing import Processor
 
 from schemas.messages import Task
@@ -20,7 +18,7 @@ from schemas.messages import Task
 Event = MutableMapping[str, Any]
 
 _SIGNATURE = re.compile(r"(X-Amz-Signature=)[0-9a-zA-Z%]+", re.IGNORECASE)
-_SHOWN = re.compile(r"v(?P<version>\d+) (?P<client>\S+)")
+_SHOWN = re.compile(r"v(?P<version>\d+) (?P<client>\S+) [a-z]+")
 
 
 def setup(level: str = "info", *, json: bool = False, stream: TextIO | None = None) -> None:
@@ -38,6 +36,7 @@ def setup(level: str = "info", *, json: bool = False, stream: TextIO | None = No
     root.setLevel(level.upper())
     for name in ("celery", "kombu", "amqp", "urllib3", "PIL"):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
+    logging.getLogger("multiprocessing").setLevel(logging.WARNING)  # billiard's own handler writes no JSON
     logging.captureWarnings(True)
     structlog.configure(
         processors=[
@@ -50,11 +49,10 @@ def setup(level: str = "info", *, json: bool = False, stream: TextIO | None = No
     )
 
 
-@contextmanager
-def at(task: Task) -> Iterator[None]:
-    """Every line within names the run, version, clients and task."""
-    with bound_contextvars(**facts(task)):
-        yield
+def at(task: Task) -> None:
+    """From now on every line of this thread names the run, version, clients and task; forgets those of the last."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**facts(task))
 
 
 def facts(task: Task) -> dict[str, Any]:
@@ -94,7 +92,7 @@ def _celery_facts(_: Any, __: str, event: Event) -> Event:
 
 
 def _from_label(label: str) -> dict[str, Any]:
-    found = _SHOWN.search(label)
+    found = _SHOWN.fullmatch(label)
     return {"version": int(found["version"]), "client": found["client"]} if found else {}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from infra.blobs import BlobStore, FileBlobs
 from infra.bus import Bus, LocalBus
-from infra.clock import WallClock
+from infra.clock import Clock, WallClock
 from infra.settings import Settings, folder
 from infra.state import FileState, StateStore
 from infra.stream import FileStream, Stream
@@ -37,11 +37,9 @@ def connect(settings: Settings, work: Work | None = None) -> Runtime:
     if settings.bus.startswith("local:"):
         return _local(settings, blobs, work)
     from infra.celery_bus import CeleryBus  # noqa: PLC0415
-    from infra.redis_state import RedisState  # noqa: PLC0415
-    from infra.redis_stream import RedisStream  # noqa: PLC0415
 
     clock = WallClock()
-    state, stream = RedisState(settings.state_url), RedisStream(settings.state_url, clock)
+    stream, state = connect_stream(settings, clock)
     return Runtime(blobs=blobs, state=state, stream=stream, bus=CeleryBus(settings.bus_url, clock))
 
 
@@ -60,6 +58,16 @@ def connect_blobs(settings: Settings) -> BlobStore:
         region=settings.s3_region,
         public=settings.s3_public,
     )
+
+
+def connect_stream(settings: Settings, clock: Clock) -> tuple[Stream, StateStore]:
+    """Where a worker reports: stream and state on Redis. Raises SettingsError if none is named, StoreError."""
+    if settings.state.startswith("file:"):
+        raise SettingsError("QUORATE_BUS and QUORATE_STATE must be Redis URLs for a worker to be of use")
+    from infra.redis_state import RedisState  # noqa: PLC0415
+    from infra.redis_stream import RedisStream  # noqa: PLC0415
+
+    return RedisStream(settings.state_url, clock), RedisState(settings.state_url)
 
 
 def _local(settings: Settings, blobs: BlobStore, work: Work | None) -> Runtime:

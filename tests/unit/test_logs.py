@@ -35,6 +35,7 @@ def out() -> Iterator[io.StringIO]:
     root.setLevel(level)
     logging.captureWarnings(False)
     structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -42,15 +43,16 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_every_line_within_a_task_names_run_version_client_and_task(out: io.StringIO) -> None:
-    with logs.at(TASK):
-        structlog.get_logger("workers").info("trained", loss=0.5)
-        logging.getLogger("celery.app.trace").info("Task %s succeeded", "x")
-    structlog.get_logger("workers").info("idle")
-    ours, celerys, idle = lines(out)
+    logs.at(TASK)
+    structlog.get_logger("workers").info("trained", loss=0.5)
+    logging.getLogger("celery.app.trace").info("Task %s succeeded", "x")
+    logs.at(TASK.model_copy(update={"base": 8, "clients": ()}))
+    structlog.get_logger("workers").info("next")
+    ours, celerys, following = lines(out)
     expected = {"run": "demo", "version": 7, "client": "client-3", "task_id": "v7.client-3", "attempt": 1}
     assert expected.items() <= ours.items() and expected.items() <= celerys.items()
     assert (ours["event"], ours["loss"], celerys["event"]) == ("trained", 0.5, "Task x succeeded")
-    assert "run" not in idle
+    assert (following["version"], following["client"]) == (8, "site")
 
 
 def test_a_line_of_celerys_parent_gets_the_facts_from_id_and_representation(out: io.StringIO) -> None:
