@@ -46,7 +46,7 @@ def agree(agreed: experiment.Setting, features: Features) -> Setting:
         experiment=agreed.experiment,
         classes=agreed.classes,
         texts=texts,
-        scale=features.backbone.scale,
+        scale=features.scale(),
         dim=features.backbone.dim,
         fingerprint=here,
     )

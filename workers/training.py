@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from schemas.base import Frozen
 from workers.method import Client, Examples, Update
+from workers.optimiser import Adam
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -42,10 +43,16 @@ class Recipe(Frozen):
     smallest: PositiveInt = 1
     weight: Literal["images", "uniform"] = "images"
 
-    def optimise(self, module: nn.Module) -> torch.optim.Optimizer:
+    def optimise(self, module: nn.Module) -> Adam:
         """A fresh optimiser of the module's parameters."""
-        kind = torch.optim.Adam if self.optimiser == "adam" else torch.optim.AdamW
-        return kind(module.parameters(), lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+        return Adam(
+            module.parameters(),
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            coupled=self.optimiser == "adam",
+        )
 
 
 def contrastive(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ everything on disk compute with the same bits. Several processes may share the f
 import contextlib
 import io
 import sqlite3
+import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,13 @@ class Features:
         rows = np.frombuffer(b"".join(known[k] for k in wanted), dtype="<f4").reshape(len(wanted), self.backbone.dim)
         return torch.from_numpy(rows.astype(np.float32))
 
+    def scale(self) -> float:
+        """exp(logit_scale). Kept too: with nothing left to encode, CLIP need not be built at all. Raises StoreError."""
+        kept = self._shelf.read(["scale"], 8).get("scale")
+        if kept is None:
+            kept = self._shelf.write({"scale": struct.pack("<d", self.backbone.scale)})["scale"]
+        return float(struct.unpack("<d", kept)[0])
+
     def _encode(self, files: list[tuple[Path, bytes]]) -> list[bytes]:
         batch = torch.stack([self.backbone.preprocess(decode(path, data)) for path, data in files])
         rows = self.backbone.encode_images(batch).to(torch.float16)
@@ -140,9 +148,7 @@ class Shelf:
         if not self.path.exists():
             return {}
         with self._open() as db:
-            rows = {k: db.execute("SELECT value FROM kept WHERE key = ?", (k,)).fetchone() for k in keys}
-        sound = {k: _checked(row[0]) for k, row in rows.items() if row}
-        return {k: value for k, value in sound.items() if value is not None and len(value) == size}
+            return _select(db, keys, size)
 
     def write(self, values: dict[str, bytes]) -> dict[str, bytes]:
         """Keep the values, all or nothing, and return them as kept: what another process wrote first wins.
@@ -151,10 +157,10 @@ class Shelf:
         """
         if not values:
             return {}
-        size = len(next(iter(values.values())))
-        first = self.read(values, size)
-        missing = [(k, v + zlib.crc32(v).to_bytes(4, "big")) for k, v in values.items() if k not in first]
         with self._open() as db:
+            db.execute("BEGIN IMMEDIATE")
+            first = _select(db, values, len(next(iter(values.values()))))
+            missing = [(k, v + zlib.crc32(v).to_bytes(4, "big")) for k, v in values.items() if k not in first]
             db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", missing)
         return values | first
 
@@ -188,6 +194,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _select(db: sqlite3.Connection, keys: Iterable[str], size: int) -> dict[str, bytes]:
+    rows = {k: db.execute("SELECT value FROM kept WHERE key = ?", (k,)).fetchone() for k in keys}
+    sound = {k: _checked(row[0]) for k, row in rows.items() if row}
+    return {k: value for k, value in sound.items() if value is not None and len(value) == size}
 
 
 def _checked(value: bytes) -> bytes | None:
