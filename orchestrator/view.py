@@ -7,6 +7,7 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.experiment import Experiment
-from schemas.log import Event
+from schemas.log import Event, Share
 from schemas.report import Report
 
 
@@ -134,7 +135,9 @@ def size(count: int) -> str:
 
 def show(report: Report, console: Console) -> None:
     """The report as tables."""
-    console.print(_accuracy_table(report))
+    console.print(_table(report))
+    if report.accuracy.held_out:
+        console.print("* held out: nobody trains on it", highlight=False)
     lagged = f", mean staleness {report.mean_staleness:.2f} versions"
     console.print(
         f"{report.status}: version {report.version} in {report.seconds:.1f} s"
@@ -150,21 +153,27 @@ def show(report: Report, console: Console) -> None:
     console.print(f"adapter sha256 {report.adapter_sha256}", highlight=False, soft_wrap=True)
 
 
-def _accuracy_table(report: Report) -> Table:
-    table = Table(title=f"run {report.run}", title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("client")
+def _table(report: Report) -> Table:
+    title = f"run {report.run}: accuracy in %, updates, share of the weight in %"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.add_column("client", no_wrap=True)
     for name in ("zero-shot", "final", "asked", "accepted", "late", "rejected", "lost", "weight"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     accuracy, total = report.accuracy, sum(s.weight for s in report.ledger.values())
     for client, final in accuracy.final.items():
-        share = report.ledger.get(client)
-        numbers = [share.asked, share.accepted, share.late, share.rejected, share.lost] if share else [0] * 5
-        weight = percent(share.weight / total) if share and total else "–"
-        table.add_row(client, percent(accuracy.zero_shot[client]), percent(final), *map(str, numbers), weight)
+        share = report.ledger.get(client, Share())
+        numbers = (share.asked, share.accepted, share.late, share.rejected, share.lost)
+        weight = _percent(share.weight / total if total else None)
+        table.add_row(client, _percent(accuracy.zero_shot[client]), _percent(final), *map(str, numbers), weight)
     known = [a for a in accuracy.zero_shot.values() if a is not None]
     table.add_section()
-    table.add_row("mean", percent(sum(known) / len(known)) if known else "–", percent(accuracy.mean))
-    table.add_row("worst", percent(min(known, default=None)), percent(accuracy.worst))
+    table.add_row("mean", _percent(sum(known) / len(known) if known else None), _percent(accuracy.mean))
+    table.add_row("worst", _percent(min(known, default=None)), _percent(accuracy.worst))
+    table.add_section()
     for domain, held in accuracy.held_out.items():
-        table.add_row(f"{domain} (held out)", percent(held.zero_shot), percent(held.final))
+        table.add_row(f"{domain} *", _percent(held.zero_shot), _percent(held.final))
     return table
+
+
+def _percent(value: float | None) -> str:
+    return percent(value).removesuffix(" %")
