@@ -21,6 +21,9 @@ from infra.settings import read
 from schemas.messages import TaskFailure
 
 TASK = "quorate.execute"
+KEYS = "quorate:bus:"
+"""Every key of the broker begins so; a queue is one Redis list of that name."""
+
 VISIBILITY_S = 6 * 3600
 """After so long without an acknowledgement the broker delivers a task again. A back-stop only: the loop re-sends by
 lease within seconds. Must be the same in every process, and longer than any time limit."""
@@ -83,7 +86,7 @@ def make_app(url: str, work: Work | None = None, *, socket_timeout_s: float = 15
         broker_pool_acquire_timeout=10,
         broker_transport_options={
             "visibility_timeout": VISIBILITY_S,
-            "global_keyprefix": "quorate:bus:",
+            "global_keyprefix": KEYS,
             "priority_steps": [0],  # one Redis list per queue
             "socket_timeout": socket_timeout_s,  # without it a frozen server blocks a publisher for ever
             "socket_connect_timeout": 5,
@@ -121,7 +124,7 @@ def run_worker(app: App, *, name: str, queue: str, processes: int) -> int:
         queues=[queue],
         concurrency=processes,
         pool="prefork",
-        loglevel="INFO",
+        loglevel="CRITICAL",  # of billiard, which writes no JSON before our logging is set up in a child
         quiet=True,
         without_gossip=True,
         without_mingle=True,

@@ -6,12 +6,13 @@ Results never come back this way: they arrive in the stream.
 import math
 from datetime import UTC, datetime
 
-from kombu.exceptions import ChannelError, OperationalError
+from kombu.exceptions import OperationalError
 
 from infra.bus import queue
-from infra.celery_app import TASK, VISIBILITY_S, celery_id, make_app
+from infra.celery_app import KEYS, TASK, VISIBILITY_S, celery_id, make_app
 from infra.clock import Clock
-from schemas.errors import BusError, ConfigError
+from infra.redis_state import client, failing
+from schemas.errors import BusError, ConfigError, StoreError
 from schemas.messages import Grant, Task
 
 LARGEST = 256_000
@@ -28,6 +29,7 @@ class CeleryBus:
         """Raises BusError if the broker cannot be reached."""
         self.clock = clock
         self._app = make_app(url, socket_timeout_s=5.0)
+        self._redis = client(url)
         try:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, timeout=3)
@@ -62,20 +64,13 @@ class CeleryBus:
     def waiting(self, site: str | None) -> str:
         """Messages in the queue, and workers that serve it and answered within a second."""
         try:
-            with self._app.connection_for_read() as connection:
-                waiting = _length(connection, queue(site))
+            with failing("queue"):
+                waiting = self._redis.llen(KEYS + queue(site))
             answers = self._app.control.inspect(timeout=1.0).active_queues() or {}
-        except (OperationalError, OSError):
+        except (StoreError, OperationalError, OSError):
             return "the broker does not answer"
         serving = sum(any(q["name"] == queue(site) for q in queues) for queues in answers.values())
         return f"{waiting} waiting, {serving} worker{'' if serving == 1 else 's'}"
-
-
-def _length(connection: object, name: str) -> int:
-    try:
-        return int(connection.default_channel.queue_declare(queue=name, passive=True).message_count)  # type: ignore[attr-defined]
-    except ChannelError:
-        return 0  # nobody has ever published to it
 
 
 def _check(task: Task, size: int, limit_s: int) -> None:

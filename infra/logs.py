@@ -36,7 +36,6 @@ def setup(level: str = "info", *, json: bool = False, stream: TextIO | None = No
     root.setLevel(level.upper())
     for name in ("celery", "kombu", "amqp", "urllib3", "PIL"):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
-    logging.getLogger("multiprocessing").setLevel(logging.WARNING)  # billiard's own handler writes no JSON
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

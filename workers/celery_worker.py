@@ -47,6 +47,10 @@ class Process:
     _worker: "Worker | None" = field(default=None, repr=False)
     _stream: Stream | None = field(default=None, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a child is told: no connection of the parent's."""
+        return {**vars(self), "_worker": None, "_stream": None}
+
     def log(self) -> None:
         """Log as the environment says."""
         settings = read()
