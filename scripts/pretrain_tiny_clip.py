@@ -21,7 +21,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tiny_clip_corpus import pair
 
 from workers.models.tiny import MEAN, STD
@@ -60,7 +60,7 @@ def main() -> None:
     say(f"{given.pairs} pairs, {len(corpus.tokens)} distinct captions, {time.monotonic() - started:.0f} s")
     train(model, corpus, given.steps)
     norm = calibrate(model, corpus)
-    rows = save(model, corpus, given.out / "tiny.safetensors")
+    rows = store(model, corpus, given.out / "tiny.safetensors")
     say(f"scale {model.logit_scale.exp().item():.2f}, norm was {norm:.1f}, {rows} token rows in use")
     say(f"done in {time.monotonic() - started:.0f} s, {time.process_time():.0f} CPU seconds without the drawing")
 
@@ -175,7 +175,7 @@ def calibrate(model: Any, corpus: Corpus) -> float:
     return norm
 
 
-def save(model: Any, corpus: Corpus, path: Path) -> int:
+def store(model: Any, corpus: Corpus, path: Path) -> int:
     """Half precision, with the rows of tokens that no caption has set to zero. Returns how many are in use."""
     tensors = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
     used = torch.unique(corpus.tokens)
@@ -183,7 +183,7 @@ def save(model: Any, corpus: Corpus, path: Path) -> int:
     table[used] = tensors["token_embedding.weight"][used]
     tensors["token_embedding.weight"] = table
     halves = {n: (t.half() if t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
-    save_file(halves, path.with_suffix(".part"))
+    path.with_suffix(".part").write_bytes(save(halves))
     os.replace(path.with_suffix(".part"), path)
     return len(used)
 

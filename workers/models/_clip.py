@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ LARGEST = 16 * 2**30
 """Most bytes of a weights file."""
 
 HINT = "give a local file: model.backbone.params.weights"
+
+_ENCODING = Lock()
+"""Held while the process's number of torch threads is changed."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def encode(
             return tower(rows.to(device)).float().cpu()
 
     passes = [_padded(rows) for rows in torch.split(batch, BATCH)] if len(batch) else []
-    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+    with _ENCODING, _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(run, passes))
     return torch.cat(done)[: len(batch)] if done else torch.zeros(0, dim)
 
