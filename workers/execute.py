@@ -17,7 +17,7 @@ from typing import Literal
 import structlog
 from pydantic import ValidationError
 
-from infra import blobs
+from infra import blobs, logs
 from infra.state import StateStore
 from infra.stream import Author, Stream
 from schemas.base import canonical
@@ -67,7 +67,7 @@ class Worker:
         except ValidationError as e:
             log.error("task not understood", error=complaint(e, tuple(Task.model_fields)))
             return
-        with structlog.contextvars.bound_contextvars(run=task.run, version=task.base, task_id=task.task_id):
+        with structlog.contextvars.bound_contextvars(**logs.facts(task)):
             with self._beating(task):
                 author, body = self._attempt(task, started)
             self._report(task, author, body, until=started + task.deadline_s)
