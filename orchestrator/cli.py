@@ -146,14 +146,18 @@ def main() -> None:
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.ClickException as e:
-        e.show()
-        sys.exit(e.exit_code)
+        _say(f"{e.format_message()} (see quorate --help)")
+        sys.exit(2)
     except QuorateError as e:
-        click.echo(f"quorate: {' '.join(str(e).split())}", err=True)
+        _say(str(e))
         sys.exit(e.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("quorate: interrupted", err=True)
+        _say("interrupted")
         sys.exit(130)
+
+
+def _say(text: str) -> None:
+    click.echo(f"quorate: {' '.join(text.split())}", err=True)
 
 
 def _terminate(number: int, frame: Any) -> None:

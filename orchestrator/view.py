@@ -82,14 +82,13 @@ class View:
         without = ", ".join(event.facts["without"])
         line = f"v{event.version:<3} {event.facts['counted']:>3} counted ({event.facts['late']} late)"
         line += f"  t={event.at - self.began:.1f} s" + (f"  without {without}" if without else "")
-        if not self.live:
-            self._say(line)
+        self._say(line)
         self.round.clear()
 
     def _evaluated(self, event: Event) -> None:
         scores = self.scores.setdefault(event.version, {})
         scores[str(event.client)] = event.facts.get("accuracy", float("nan"))
-        if self.trainers and self.trainers <= set(scores) and event.client == max(self.trainers) and not self.live:
+        if self.trainers and self.trainers <= set(scores) and event.client == max(self.trainers):
             self._say(f"v{event.version:<3} accuracy {self._accuracy(event.version)}")
 
     def _told(self, event: Event) -> None:
