@@ -194,11 +194,12 @@ def free_port() -> int:
     """
     while True:
         port = 12_000 + secrets.randbelow(10_000)
-        if _free(port) and _free(port + 10_000):
+        if is_free(port) and is_free(port + 10_000):
             return port
 
 
-def _free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this loopback port."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
