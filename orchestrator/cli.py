@@ -145,6 +145,9 @@ def main() -> None:
         quorate(standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        sys.exit(2)
     except click.ClickException as e:
         _say(f"{e.format_message()} (see quorate --help)")
         sys.exit(2)
