@@ -1,0 +1,396 @@
+"""The book of a run: who may be asked, when tasks expire, and a ledger in which every update has one fate."""
+
+import math
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from orchestrator.book import Book
+from schemas.experiment import Rounds
+from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Share
+from schemas.messages import BlobRef, ClientResult, Manifest
+
+CLIENTS = ("ann", "bob", "cem", "dua", "eve")
+BLOB = BlobRef(key="some/blob", sha256="0" * 64, size=1)
+
+
+def _spec(**changes: Any) -> Rounds:
+    numbers = {"in_flight": 4, "quorum": 3, "floor": 2, "grace_s": 2.0, "deadline_s": 10.0, "max_staleness": 2}
+    return Rounds(**{**numbers, **changes})
+
+
+def _train(book: Book, *clients: str, at: float = 0.0) -> Open:
+    return Open(
+        task_id=f"v{book.version}-{clients[0]}-{book.seq}",
+        kind="train",
+        base=book.version,
+        clients=clients,
+        asked_at=at,
+    )
+
+
+def _ask(book: Book, *clients: str, at: float = 0.0) -> list[Open]:
+    """One task per client, all in one decision."""
+    tasks = []
+    for i, client in enumerate(clients):
+        task = _train(book, client, at=at)
+        tasks.append(task.model_copy(update={"task_id": f"v{book.version}-{client}-{book.seq + i}"}))
+    book.asks(Asked(version=book.version, tasks=tuple(tasks)), at, instant=False)
+    return tasks
+
+
+def _result(client: str, **changes: Any) -> ClientResult:
+    return ClientResult(client=client, update=BLOB, weight=2.0, **changes)
+
+
+def _accept(book: Book, task: Open, at: float = 1.0) -> None:
+    book.answered(task)
+    for client in task.clients:
+        book.accepts(task, _result(client), at)
+
+
+def _close(book: Book, at: float = 5.0) -> None:
+    counted = tuple((a.task_id, a.client) for a in book.accepted.values())
+    book.closes(Closed(version=book.version, counted=counted, without=book.without()))
+    book.opens(book.version + 1, at)
+    for task in book.stale():
+        book.expires_now(task.task_id)
+
+
+# --- who may be asked
+
+
+def test_every_client_is_free_at_first_in_the_order_of_names() -> None:
+    assert Book(_spec()).free(["eve", "ann", "bob"]) == ["ann", "bob", "eve"]
+
+
+def test_a_client_with_an_open_task_is_not_free() -> None:
+    book = Book(_spec())
+    _ask(book, "ann")
+    assert book.free(CLIENTS) == ["bob", "cem", "dua", "eve"]
+
+
+def test_a_client_that_has_answered_is_not_asked_again_for_the_same_version() -> None:
+    book = Book(_spec())
+    (task,) = _ask(book, "ann")
+    _accept(book, task)
+    book.retries_now(3.0)
+    assert "ann" not in book.free(CLIENTS)
+    _close(book)
+    assert "ann" in book.free(CLIENTS)
+
+
+def test_a_client_whose_update_was_refused_is_asked_again_only_after_a_retry() -> None:
+    book = Book(_spec())
+    (task,) = _ask(book, "ann")
+    book.answered(task)
+    book.rejects("ann")
+    assert "ann" not in book.free(CLIENTS)
+    book.retries_now(3.0)
+    assert "ann" in book.free(CLIENTS)
+
+
+def test_a_client_may_not_be_asked_while_its_task_of_an_earlier_version_is_open() -> None:
+    book = Book(_spec(refill="at_arrival"))
+    (slow, quick) = _ask(book, "ann", "bob")
+    _accept(book, quick)
+    _close(book)
+    assert slow.task_id in book.open
+    assert book.free(["ann", "bob"]) == ["bob"]
+
+
+# --- how many may be asked
+
+
+def test_the_budget_is_what_in_flight_leaves() -> None:
+    book = Book(_spec(in_flight=4))
+    assert book.budget() == 4
+    book = Book(_spec(in_flight=4, refill="at_arrival"))
+    tasks = _ask(book, "ann", "bob", "cem")
+    assert book.budget() == 4 - 3
+    _accept(book, tasks[0])
+    assert book.budget() == 4 - 2
+
+
+def test_at_close_one_batch_is_asked_and_one_more_after_each_retry() -> None:
+    book = Book(_spec(in_flight=4))
+    (task, *_) = _ask(book, "ann", "bob")
+    _accept(book, task)
+    assert book.budget() == 0
+    book.retries_now(12.0)
+    assert book.budget() == 4 - 1  # bob is still out
+    _ask(book, "cem")
+    assert book.budget() == 0
+
+
+def test_a_task_of_several_clients_takes_their_number_from_the_budget() -> None:
+    book = Book(_spec(in_flight=4, refill="at_arrival"))
+    book.asks(Asked(version=0, tasks=(_train(book, "ann", "bob", "cem"),)), 0.0, instant=False)
+    assert book.budget() == 4 - 3
+    assert book.progress().in_flight == 3
+    assert book.progress().asked == 3
+
+
+def test_an_evaluation_takes_nothing_from_the_budget_and_is_no_batch() -> None:
+    book = Book(_spec())
+    task = Open(task_id="v0-evaluate-pool", kind="evaluate", base=0, clients=CLIENTS, asked_at=0.0)
+    book.asks(Asked(version=0, tasks=(task,)), 0.0, instant=False)
+    assert (book.budget(), book.progress().asked, book.progress().in_flight, book.ledger) == (4, 0, 0, {})
+    assert book.free(CLIENTS) == list(CLIENTS)
+
+
+# --- when tasks expire
+
+
+def test_a_task_that_nobody_has_started_lives_as_long_as_its_grants() -> None:
+    book = Book(_spec(deadline_s=10, max_staleness=2, grace_s=2))
+    (task,) = _ask(book, "ann", at=100.0)
+    assert book.expires(task) == 100 + 10 * (1 + 2) + 2
+
+
+def test_the_deadline_counts_from_the_start_of_the_work() -> None:
+    book = Book(_spec(deadline_s=10))
+    (task,) = _ask(book, "ann", at=100.0)
+    book.starts(task.task_id, 107.0)
+    assert book.expires(book.open[task.task_id]) == 107 + 10
+    assert book.progress().next_expiry == 117
+
+
+def test_in_one_process_work_starts_when_it_is_asked() -> None:
+    book = Book(_spec(deadline_s=10))
+    book.asks(Asked(version=0, tasks=(_train(book, "ann", at=3.0),)), 4.0, instant=True)
+    assert book.progress().next_expiry == 4 + 10
+
+
+def test_a_new_attempt_waits_to_be_started_again() -> None:
+    book = Book(_spec())
+    (task,) = _ask(book, "ann", at=0.0)
+    book.starts(task.task_id, 1.0)
+    book.sends([task.task_id])
+    book.resends(Resent(version=0, task_id=task.task_id, attempt=2, reason="worker gone"))
+    again = book.open[task.task_id]
+    assert (again.attempt, again.started_at, again.sent, again.asked_at) == (2, None, False, 0.0)
+    assert book.ledger["ann"] == Share(asked=1)  # an attempt is no new asking
+
+
+def test_an_expired_task_frees_its_slot_and_is_lost_until_it_comes() -> None:
+    book = Book(_spec(refill="at_arrival"))
+    (task,) = _ask(book, "ann")
+    assert book.expires_now(task.task_id) is not None
+    assert book.budget() == 4
+    assert book.ledger["ann"] == Share(asked=1, lost=1)
+    _accept(book, task)
+    assert book.ledger["ann"] == Share(asked=1, accepted=1)
+
+
+def test_a_task_expires_once() -> None:
+    book = Book(_spec())
+    (task,) = _ask(book, "ann")
+    book.expires_now(task.task_id)
+    assert book.expires_now(task.task_id) is None
+    assert book.ledger["ann"].lost == 1
+
+
+def test_an_expired_task_is_forgotten_when_its_answer_could_no_longer_count() -> None:
+    book = Book(_spec(max_staleness=1))
+    (task,) = _ask(book, "ann")
+    book.expires_now(task.task_id)
+    found = []
+    for _ in range(3):
+        found.append(book.find(_manifest(task)) is not None)
+        _close(book)
+    assert found == [True, True, False]  # lag 0, 1 and 2
+    assert book.ledger["ann"] == Share(asked=1, lost=1)
+
+
+def test_an_open_task_is_stale_when_its_answer_could_no_longer_count() -> None:
+    book = Book(_spec(max_staleness=1))
+    (task,) = _ask(book, "ann")
+    book.opens(1, 5.0)
+    assert (book.lag(task), book.stale(), book.progress().in_flight) == (1, [], 1)
+    book.opens(2, 6.0)
+    assert (book.lag(task), book.stale(), book.progress().in_flight) == (2, [task], 0)
+
+
+# --- arrivals
+
+
+def _manifest(task: Open) -> Manifest:
+    return Manifest(run="r", task_id=task.task_id, attempt=1, worker="w", seconds=0.1)
+
+
+def test_an_answered_task_is_found_no_more() -> None:
+    book = Book(_spec())
+    (task,) = _ask(book, "ann")
+    assert book.find(_manifest(task)) == task
+    _accept(book, task)
+    assert book.find(_manifest(task)) is None
+    assert book.finished == {task.task_id: 0}
+
+
+def test_an_update_counts_in_the_round_it_was_asked_in_or_late() -> None:
+    book = Book(_spec())
+    early, late = _ask(book, "ann", "bob")
+    _accept(book, early)
+    _close(book)
+    _accept(book, late)
+    assert book.ledger == {"ann": Share(asked=1, accepted=1), "bob": Share(asked=1, late=1)}
+    assert [a.client for a in book.accepted.values()] == ["bob"]
+
+
+def test_private_state_advances_with_acceptance_only() -> None:
+    book = Book(_spec())
+    first, second = _ask(book, "ann", "bob")
+    book.answered(first)
+    book.accepts(first, _result("ann", private=BLOB), 1.0)
+    book.answered(second)
+    book.rejects("bob")
+    assert book.private == {"ann": BLOB}
+
+
+def test_an_update_without_private_state_leaves_the_old_one() -> None:
+    book = Book(_spec(), private={"ann": BLOB})
+    (task,) = _ask(book, "ann")
+    _accept(book, task)
+    assert book.private == {"ann": BLOB}
+
+
+def test_closing_gives_the_counted_updates_in_the_order_of_clients_and_keeps_the_rest() -> None:
+    book = Book(_spec())
+    tasks = _ask(book, "cem", "ann", "bob")
+    for at, task in enumerate(tasks):
+        _accept(book, task, at=float(at))
+    counted = book.closes(Closed(version=0, counted=((tasks[0].task_id, "cem"), (tasks[1].task_id, "ann")), without=()))
+    assert [a.client for a in counted] == ["ann", "cem"]
+    assert [a.client for a in book.accepted.values()] == ["bob"]
+
+
+def test_a_version_is_closed_without_those_asked_in_it_who_have_not_answered() -> None:
+    book = Book(_spec())
+    _, old = _ask(book, "ann", "bob")
+    _close(book)
+    answered, lost, _ = _ask(book, "cem", "dua", "eve")
+    _accept(book, answered)
+    book.expires_now(lost.task_id)
+    assert book.without() == ("dua", "eve")  # bob was asked in the round before
+    assert old.task_id in book.open
+
+
+def test_weights_and_lags_add_up() -> None:
+    book = Book(_spec())
+    _ask(book, "ann", "bob")
+    book.weighs({"ann": 3.0, "bob": 1.5}, {0: 1, 2: 1})
+    book.weighs({"ann": 2.0}, {0: 1})
+    assert (book.ledger["ann"].weight, book.ledger["bob"].weight) == (5.0, 1.5)
+    assert book.staleness == {0: 2, 2: 1}
+
+
+# --- sending
+
+
+def test_what_is_held_is_answered_and_what_was_sent_is_not_sent_again() -> None:
+    book = Book(_spec())
+    first, second, third = _ask(book, "ann", "bob", "cem")
+    book.sends([first.task_id, "no such task"])
+    book.held.append(Held(due=9.0, manifest=_manifest(second)))
+    assert [o.task_id for o in book.unsent()] == [third.task_id]
+    assert [o.task_id for o in book.unanswered()] == [first.task_id, third.task_id]
+    book.forgets_sending()
+    assert [o.task_id for o in book.unsent()] == [first.task_id, third.task_id]
+
+
+def test_a_book_read_from_a_commit_is_the_book_that_was_dumped() -> None:
+    book = Book(_spec(max_staleness=1))
+    answered, lost, waiting, held = _ask(book, "ann", "bob", "cem", "dua")
+    _accept(book, answered)
+    book.expires_now(lost.task_id)
+    book.starts(waiting.task_id, 2.0)
+    book.held.append(Held(due=9.0, manifest=_manifest(held)))
+    book.weighs({"ann": 2.0}, {0: 1})
+    _close(book, at=7.0)
+    commit = Commit(**book.dump(), run="r", at=7.0, setting=BLOB, descriptions=(), models={}, cursor="5", journal=BLOB)
+    assert Book.of(book.spec, Commit.model_validate_json(commit.model_dump_json())) == book
+
+
+# --- the ledger: whatever happens, asked = accepted + late + rejected + lost + open
+
+
+class Life(RuleBasedStateMachine):
+    """A run's book under any sequence of what a loop may do with it."""
+
+    @initialize(refill=st.sampled_from(["at_close", "at_arrival"]), lag=st.integers(0, 3), retries=st.integers(0, 3))
+    def begins(self, refill: str, lag: int, retries: int) -> None:
+        self.book = Book(_spec(refill=refill, max_staleness=lag, retries=retries))
+        self.asked: dict[str, Open] = {}
+
+    @rule(data=st.data())
+    def asks(self, data: st.DataObject) -> None:
+        budget, free = self.book.budget(), self.book.free(CLIENTS)
+        picked = data.draw(st.permutations(free)) if free else []
+        self.asked |= {o.task_id: o for o in _ask(self.book, *picked[:budget])}
+
+    @rule(data=st.data())
+    def asks_several_in_one_task(self, data: st.DataObject) -> None:
+        several = self.book.free(CLIENTS)[: self.book.budget()]
+        if several:
+            task = _train(self.book, *several)
+            self.book.asks(Asked(version=self.book.version, tasks=(task,)), 0.0, instant=data.draw(st.booleans()))
+            self.asked[task.task_id] = task
+
+    @precondition(lambda self: self.book.open)
+    @rule(data=st.data())
+    def expires(self, data: st.DataObject) -> None:
+        self.book.expires_now(data.draw(st.sampled_from(sorted(self.book.open))))
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def arrives(self, data: st.DataObject) -> None:
+        asked = self.asked[data.draw(st.sampled_from(sorted(self.asked)))]
+        task = self.book.find(_manifest(asked))
+        if task is None:
+            assert asked.task_id in self.book.finished or self.book.lag(asked) > 0
+            return
+        self.book.answered(task)
+        for client in task.clients:
+            self._fate(task, client, data.draw(st.sampled_from(["accepted", "rejected", "lost"])))
+
+    def _fate(self, task: Open, client: str, fate: str) -> None:
+        admissible = self.book.lag(task) <= self.book.spec.max_staleness and (client, task.base) not in self.book.seen
+        if fate == "lost":
+            self.book.loses(client)
+        elif fate == "accepted" and admissible:
+            self.book.accepts(task, _result(client), 1.0)
+        else:
+            self.book.rejects(client)
+
+    @rule()
+    def retries(self) -> None:
+        self.book.retries_now(1.0)
+
+    @precondition(lambda self: self.book.accepted)
+    @rule()
+    def closes(self) -> None:
+        _close(self.book)
+        assert not self.book.accepted
+
+    @invariant()
+    def every_update_has_one_fate(self) -> None:
+        for client, share in self.book.ledger.items():
+            still_open = sum(client in o.clients for o in self.book.training())
+            assert share.asked == share.accepted + share.late + share.rejected + share.lost + still_open
+
+    @invariant()
+    def the_numbers_of_the_round_hold(self) -> None:
+        flying = [client for o in self.book.training() for client in o.clients]
+        assert len(flying) == len(set(flying)) <= self.book.spec.in_flight
+        assert not set(flying) & set(self.book.free(CLIENTS))
+        progress = self.book.progress()
+        assert progress.in_flight == len(flying)  # stale ones are given up at once
+        assert progress.accepted == len(self.book.accepted)
+        assert (progress.next_expiry < math.inf) == bool(self.book.open)
+
+
+Life.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+test_whatever_happens_every_update_has_one_fate = Life.TestCase
