@@ -25,7 +25,7 @@ check: $(READY) ## Lint, format, types (mypy --strict), import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
-	$(BIN)/pytest -q $(IMPORT_RULES)
+	$(BIN)/pytest -q tests/unit/test_architecture.py
 
 test: $(READY) ## Unit, contract, paper and embedded-run tests: no server, no Docker
 	$(BIN)/pytest -m "not stack and not compose"
