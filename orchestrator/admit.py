@@ -18,6 +18,9 @@ from workers.tensors import Tensors, size
 
 _REASONS = {BlobMissing: "absent", BlobCorrupt: "corrupt", CodecError: "unreadable"}
 
+LIGHTEST, HEAVIEST = 1e-12, 1e12
+"""Weights are numbers of images or the like. Two of 1e308 would already make the mean of everybody nan."""
+
 STATISTIC = "stat."
 """Names of absolute statistics begin so; only the method knows which there are."""
 
@@ -50,8 +53,8 @@ def unasked(result: ClientResult, task: Open, run: str) -> Rejected | None:
         return Rejected(reason="no update", detail="nothing under a key that was granted")
     if private is not None and not _granted(private, result.client, task, run):
         return Rejected(reason="private state", detail="not under a key that was granted")
-    if not result.weight > 0:
-        return Rejected(reason="weight", detail=f"{result.weight} is not above zero")
+    if not LIGHTEST <= result.weight <= HEAVIEST:
+        return Rejected(reason="weight", detail=f"{result.weight} is not between {LIGHTEST:g} and {HEAVIEST:g}")
     return None
 
 
