@@ -36,6 +36,9 @@ def setup(level: str = "info", *, json: bool = False, stream: TextIO | None = No
     root.setLevel(level.upper())
     for name in ("celery", "kombu", "amqp", "urllib3", "PIL"):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
+    pool = logging.getLogger("multiprocessing")  # billiard's: it does not propagate
+    pool.handlers[:], pool.propagate = [handler], False
+    pool.setLevel(logging.WARNING)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

@@ -5,9 +5,11 @@ Leaves docs/images/flower.png when QUORATE_SCREENSHOTS is set (`make screenshots
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,62 +20,75 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from infra import servers
-from tests.stack.servers import environment, needed, settings
+from infra.runtime import connect_blobs
+from infra.settings import Settings
+from tests.stack.servers import needed
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOT = ROOT / "docs" / "images" / "flower.png"
-PASSWORD = "a-password-of-the-test"
+QUORATE = Path(sys.executable).parent / "quorate"
 WORKERS = 2
 VERSIONS = 4
 LABEL = re.compile(r"v\d+ (photo|painting|cartoon)-\d train")
 EVERYWHERE = {
     "/tasks": " train",
-    "/workers": "pool@worker-0",
-    "/worker/pool@worker-0": "pool@worker-0",
+    "/workers": "pool@",
     "/broker": "redis",
     "/api/tasks?limit=10000": "quorate.execute",
-    "/api/workers?refresh=1": "pool@worker-0",
+    "/api/workers?refresh=1": "pool@",
 }
 pytestmark = pytest.mark.stack
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack on which one run has finished. url: of Celery Flower. report: of the run, JSON."""
+    """`quorate up`, on which one run has finished. url, password: of Celery Flower. env: what `up` wrote to source."""
 
     url: str
-    report: str
+    password: str
+    env: dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def stack(
-    redis_server: servers.Redis, s3_server: servers.S3, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("flower")
-    env = environment(redis_server, s3_server, folder / "cache")
-    port = servers.free_port()
-    flower = {"FLOWER_PORT": str(port), "FLOWER_ADDRESS": "127.0.0.1", "FLOWER_BASIC_AUTH": f"ops:{PASSWORD}"}
-    flower |= {"FLOWER_READ_ONLY": "true", "FLOWER_TASKS_COLUMNS": "args,state,received,runtime,worker,uuid"}
-    python = Path(sys.executable)
-    children = [
-        servers.start("flower", [python, "-m", "celery", "-A", "infra.celery_app", "flower"], folder, env=env | flower)
-    ]
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    needed(servers.valkey(), "Valkey")
+    needed(servers.weed(), "SeaweedFS")
+    folder = tmp_path_factory.mktemp("up")
+    said = folder / "said"
+    with said.open("wb") as out:
+        up = subprocess.Popen(
+            [QUORATE, "up", "--workers", str(WORKERS)],
+            cwd=folder,
+            env=os.environ | {"QUORATE_CACHE": str(folder / "cache"), "COLUMNS": "200"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
     try:
-        servers.wait_for(lambda: servers.answers(f"http://127.0.0.1:{port}/healthcheck"), children[0])
-        for number in range(WORKERS):
-            command = [python, "-m", "workers.celery_worker", "--pool", "--node", f"pool@worker-{number}"]
-            children.append(servers.start(f"worker-{number}", command, folder, env=env))
-        yield Stack(f"http://127.0.0.1:{port}", demo(folder, env))
+        url, password = welcomed(up, said)
+        exports = (folder / ".quorate/up/env").read_text().splitlines()
+        env = dict(shlex.split(line)[1].split("=", 1) for line in exports)
+        run_demo(folder, env)
+        yield Stack(url, password, env)
     finally:
-        for child in reversed(children):
-            child.stop()
+        up.terminate()
+        assert up.wait(60) == 0, said.read_text()
 
 
-def demo(folder: Path, env: dict[str, str]) -> str:
-    """report.json of a few versions of the demo on few images, through the stack."""
-    command = [Path(sys.executable).parent / "quorate", "run", ROOT / "experiments" / "demo.yaml", "--json"]
+def welcomed(up: subprocess.Popen[bytes], said: Path) -> tuple[str, str]:
+    """Where Flower is and its password, once `up` says that everything is ready."""
+    line = re.compile(r"Celery Flower\s+(http://\S+)\s+user ops, password (\S+)")
+    deadline = time.monotonic() + 150
+    while not (found := line.search(said.read_text())):
+        assert up.poll() is None and time.monotonic() < deadline, said.read_text()
+        time.sleep(0.1)
+    return found[1], found[2]
+
+
+def run_demo(folder: Path, env: dict[str, str]) -> None:
+    """A few versions of the demo on few images, through the stack."""
+    few = ["--set", f"rounds.versions={VERSIONS}", "--set", "data.params.per_class=10"]
     done = subprocess.run(
-        [*command, "--set", f"rounds.versions={VERSIONS}", "--set", "data.params.per_class=10"],
+        [QUORATE, "run", ROOT / "experiments" / "demo.yaml", *few],
         cwd=folder,
         env=os.environ | env,
         capture_output=True,
@@ -82,7 +97,6 @@ def demo(folder: Path, env: dict[str, str]) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +115,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, stack: Stack) -> Iterator[Page]:
     """A page that knows the password, in a window in which the tasks read well."""
     window = {"width": 1200, "height": 720}
-    credentials = {"username": "ops", "password": PASSWORD}
+    credentials = {"username": "ops", "password": stack.password}
     context = browser.new_context(
         viewport=window, device_scale_factor=1.5, http_credentials=credentials, base_url=stack.url, color_scheme="light"
     )  # type: ignore[arg-type]
@@ -124,8 +138,7 @@ def test_nothing_is_shown_without_the_password(stack: Stack, path: str) -> None:
 
 def test_every_worker_is_seen_online(page: Page) -> None:
     page.goto("/workers")
-    for number in range(WORKERS):
-        expect(page.locator(f'tr:has-text("pool@worker-{number}")')).to_contain_text("Online")
+    expect(page.locator("#workers-table tbody tr").filter(has_text="Online")).to_have_count(WORKERS)
     expect(page.locator("#workers-online")).to_have_text(str(WORKERS))
 
 
@@ -149,16 +162,22 @@ def test_a_task_page_tells_where_it_ran_and_shows_no_grant(page: Page) -> None:
         assert "Signature" not in page.content()
 
 
-def test_no_list_of_tasks_or_workers_shows_a_grant_or_a_secret(
-    page: Page, redis_server: servers.Redis, s3_server: servers.S3, tmp_path: Path
-) -> None:
-    from infra.runtime import connect_blobs
-
-    grant = connect_blobs(settings(redis_server, s3_server, tmp_path)).grant("key", "GET", 60.0)
-    assert "X-Amz-Signature" in grant.url.get_secret_value()  # what is looked for below is what a grant looks like
-    for path, told in EVERYWHERE.items():
+def test_no_list_of_tasks_or_workers_shows_a_grant_or_a_secret(page: Page, stack: Stack) -> None:
+    pages = dict(EVERYWHERE)
+    page.goto("/workers")
+    link = page.locator("#workers-table tbody a[href*='/worker/']").first
+    expect(link).to_be_visible()
+    pages[str(link.get_attribute("href"))] = "pool@"
+    for path, told in pages.items():
         page.goto(path)
         expect(page.locator("body")).to_contain_text(told)  # the page has loaded what it has to show
         shown = page.content()
-        for secret in ("X-Amz", "Signature", s3_server.secret_key):
+        for secret in ("X-Amz", "Signature", stack.env["QUORATE_S3_SECRET_KEY"]):
             assert secret not in shown
+
+
+def test_a_grant_would_be_recognised(stack: Stack) -> None:
+    store = connect_blobs(
+        Settings.model_validate({k.removeprefix("QUORATE_").lower(): v for k, v in stack.env.items()})
+    )
+    assert "X-Amz-Signature" in store.grant("key", "GET", 60.0).url.get_secret_value()

@@ -1,0 +1,44 @@
+"""Data sets that behave badly, named by dotted path: what a real worker does with such a task is what is tested."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from schemas.base import Frozen
+from workers.data.images import Images, read_folder
+
+
+class Blocking:
+    """Says where it is at work (a file with its process id beside `root`), then waits for `root.go`, 60 s at most."""
+
+    class Params(Frozen):
+        """root: as of `folder`."""
+
+        root: Path
+
+    def __init__(self, params: Params) -> None:
+        self.root = params.root
+
+    def images(self, cache: Path) -> Images:
+        """The images, once they may be seen."""
+        self.root.with_suffix(".pid").write_text(str(os.getpid()))
+        until = time.monotonic() + 60
+        while not self.root.with_suffix(".go").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        return read_folder(self.root)
+
+
+class Deadly:
+    """Kills the process that asks for its images."""
+
+    class Params(Frozen):
+        """No parameters."""
+
+    def __init__(self, params: Params) -> None:
+        pass
+
+    def images(self, cache: Path) -> Images:
+        """Nobody comes back from here."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
