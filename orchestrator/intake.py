@@ -88,11 +88,11 @@ class Intake:
 
     def _weigh_up(self, book: Book, task: Open, result: ClientResult, at: float, model: Tensors) -> None:
         found = self._admit(book, task, result, model)
-        facts: dict[str, object] = {"task": task.task_id, "base": task.base, "bytes": result.payload_bytes}
+        facts: dict[str, object] = {"task": task.task_id, "base": task.base, "bytes": _arrived(result, found)}
         if isinstance(found, Rejected):
             if result.client in task.clients:
                 book.rejects(result.client)
-            self._discard(task, result)
+                self._discard(task, result)
             facts |= {"reason": found.reason, "detail": found.detail}
             self.journal.record("rejected", at, book.version, result.client, **facts)
             return
@@ -134,3 +134,8 @@ class Intake:
         if self.used + size(tensors) <= BUDGET:
             self.kept[accepted.update.key] = tensors
             self.used += size(tensors)
+
+
+def _arrived(result: ClientResult, found: Tensors | Rejected) -> int:
+    """Bytes of an update: its checked size, or what the worker says where it was not let in."""
+    return result.payload_bytes if isinstance(found, Rejected) or result.update is None else result.update.size
