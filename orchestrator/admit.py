@@ -3,6 +3,7 @@
 The checks go from cheap to dear: size before reading, hash before parsing, names and shapes before numbers.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -15,6 +16,7 @@ from schemas.log import Open
 from schemas.messages import BlobRef, ClientResult, Rejected
 from workers.pipeline import Codec, open_update
 from workers.tensors import Tensors, size
+from workers.training import one_thread
 
 _REASONS = {BlobMissing: "absent", BlobCorrupt: "corrupt", CodecError: "unreadable"}
 
@@ -25,6 +27,7 @@ STATISTIC = "stat."
 """Names of absolute statistics begin so; only the method knows which there are."""
 
 
+@one_thread()
 def admit(
     result: ClientResult, task: Open, run: str, *, model: Tensors, blobs: BlobStore, codec: Codec
 ) -> Tensors | Rejected:
@@ -75,7 +78,7 @@ def unlike(tensors: Tensors, model: Mapping[str, torch.Tensor]) -> Rejected | No
     for name, t in tensors.items():
         if t.dtype != torch.float32:
             return Rejected(reason="dtypes", detail=f"{name}: {t.dtype}")
-        if not bool(torch.isfinite(t.to(torch.float64).square().sum())):
+        if t.numel() and not all(math.isfinite(float(end)) for end in t.aminmax()):  # nan is both ends of what it is in
             return Rejected(reason="not finite", detail=name)
     return None
 

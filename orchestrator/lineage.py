@@ -18,6 +18,7 @@ from schemas.log import Accepted, Closed, Commit
 from schemas.messages import BlobRef
 from workers.method import Fold, State
 from workers.tensors import Tensors
+from workers.training import one_thread
 
 
 class Lineage:
@@ -52,6 +53,7 @@ class Lineage:
         self.commit = self._snapshot(book, counted, closed, at, cursor)
         return self.commits.write(self.commit)
 
+    @one_thread()
     def merge(self, counted: list[Accepted], version: int) -> State:
         """The next state from the counted updates, folded in client order."""
         folds: dict[str, Fold] = {}

@@ -25,14 +25,14 @@ from schemas.errors import BlobError, ConfigError, DataError, GrantRefused, Quor
 from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task, TaskFailure
 from workers.adapters import Cosine
 from workers.data.owners import Owner
-from workers.method import Client, Method
+from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
 from workers.place import Place, Site, part
 from workers.plugins import complaint, load
 from workers.private import PoolPrivate, SitePrivate, upload
 from workers.setting import Setting
 from workers.tensors import Tensors, pack, unpack
-from workers.training import accuracy
+from workers.training import accuracy, one_thread
 
 BEAT_S, LEASE_S = 1.0, 3.0
 """How often a worker says that it is at work, and how long that is believed. Seconds."""
@@ -81,15 +81,9 @@ class Worker:
         seconds = time.monotonic() - started
         log.info("task done", kind=task.kind, clients=len(task.clients), seconds=round(seconds, 3))
         manifest = Manifest(
-            run=task.run,
-            task_id=task.task_id,
-            attempt=task.attempt,
-            worker=self.name,
-            results=answer.results,
-            outputs=answer.outputs,
-            encodes=sum(r.encodes for r in answer.results),
-            seconds=seconds,
-        )
+            run=task.run, task_id=task.task_id, attempt=task.attempt, worker=self.name, results=answer.results,
+            outputs=answer.outputs, encodes=sum(r.encodes for r in answer.results), seconds=seconds,
+        )  # fmt: skip
         return "manifest", manifest.model_dump_json()
 
     def _answer(self, task: Task) -> Answer:
@@ -118,7 +112,10 @@ class Worker:
 
     def _train(self, job: "_Job", slot: ClientSlot) -> ClientResult:
         owner = self._place.owners(job.setting.experiment).find(slot.client)
-        examples, encodes = self._place.examples(job.setting, owner)
+        return self._trained(job, slot, owner, *self._place.examples(job.setting, owner))
+
+    @one_thread()  # beside other processes, two threads that wait for each other take ten times as long as one
+    def _trained(self, job: "_Job", slot: ClientSlot, owner: Owner, examples: Examples, encodes: int) -> ClientResult:
         private = self._private.read(job.task.run, slot)
         client = Client(
             name=slot.client,

@@ -39,8 +39,11 @@ class MeanFold:
         """Add one update: float32 tensors, weight > 0, discount in (0, 1]."""
         self.weight += weight
         for name, delta in update.items():
-            term = delta.to(torch.float64) * (weight * discount)
-            self.total[name] = self.total[name] + term if name in self.total else term
+            term = delta.to(torch.float64, copy=True).mul_(weight * discount)
+            if name in self.total:
+                self.total[name].add_(term)
+            else:
+                self.total[name] = term
 
     def result(self) -> Tensors:
         """The mean, float32. Raises AggregationError if nothing with a weight was added."""
