@@ -127,6 +127,7 @@ def _monitor(stack: Stack, env: dict[str, str], monitor: Monitor) -> Child:
     command = [sys.executable, "-m", "celery", "-A", "infra.celery_app", "flower", f"--port={monitor.port}"]
     command += ["--address=127.0.0.1", "--read_only=True", "--persistent=True", f"--db={stack.folder / 'flower'}"]
     command += ["--state_save_interval=10000", "--purge_offline_workers=600", "--max_tasks=20000"]
+    command += ["--tasks_columns=args,state,received,runtime,worker,uuid"]  # args: `v7 client-3 train`
     secret = {"FLOWER_BASIC_AUTH": f"{USER}:{monitor.password}"}  # not on the command line, which everyone can read
     return start("flower", command, stack.folder, env=env | secret, fds=[stack.lock])
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, expect, sync_playwright
 
 from infra import servers
 from infra.runtime import connect_blobs
@@ -114,11 +114,13 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, stack: Stack) -> Iterator[Page]:
     """A page that knows the password, in a window in which the tasks read well."""
-    window = {"width": 1200, "height": 720}
-    credentials = {"username": "ops", "password": stack.password}
     context = browser.new_context(
-        viewport=window, device_scale_factor=1.5, http_credentials=credentials, base_url=stack.url, color_scheme="light"
-    )  # type: ignore[arg-type]
+        base_url=stack.url,
+        viewport=ViewportSize(width=1200, height=720),
+        device_scale_factor=1.5,
+        color_scheme="light",
+        http_credentials=HttpCredentials(username="ops", password=stack.password),
+    )
     yield context.new_page()
     context.close()
 
