@@ -20,9 +20,12 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Frozen(BaseModel):
-    """An immutable value that refuses fields it does not know, nan and infinity included."""
+    """An immutable value that refuses fields it does not know, nan and infinity included.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    What is wrong with it is said without the input: that may be a grant, which is a secret.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Choice(Frozen):
