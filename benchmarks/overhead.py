@@ -1,6 +1,6 @@
 """Seconds per version through the real stack, and where they go. The job: benchmarks.job, 4 owners, 4 workers, 2 MB."""
 
-import time
+import itertools
 from statistics import median, quantiles
 
 from benchmarks import job
@@ -101,7 +101,7 @@ def _loop(events: list[Event], calls: Calls) -> dict[str, float]:
     """Median ms of a version in each part of the loop's own work; `fold, merge, rest` is what no call accounts for."""
     starts = sorted({e.version: e.wall for e in reversed(events) if e.event == "asked"}.values())
     rows = []
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in itertools.pairwise(starts):
         parts = {part: sum(calls.within(n, begin, end) for n in names) for part, names in LOOP.items()}
         rows.append(parts | {"fold, merge, rest": end - begin - sum(parts.values())})
     return {part: round(1000 * median(row[part] for row in rows), 1) for part in rows[0]}
@@ -131,14 +131,3 @@ def _worker(events: list[Event], calls: Calls) -> dict[str, float]:
             }
         )
     return {part: round(1000 * median(row[part] for row in rows), 1) for part in rows[0]}
-
-
-def main() -> None:
-    """A quick look: one short repetition, printed."""
-    began = time.perf_counter()
-    found = measure(repetitions=1)
-    print(found.model_dump_json(indent=1), f"{time.perf_counter() - began:.1f} s in all")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

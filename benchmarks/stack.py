@@ -15,7 +15,7 @@ READY_S = 180.0
 
 @contextlib.contextmanager
 def stack(workers: int) -> Iterator[Settings]:
-    """Settings of a running stack with so many worker processes, each ready for its first task. Stops all it started."""
+    """Settings of a running stack with so many workers, each ready for its first task. Stops all that it started."""
     with tempfile.TemporaryDirectory(prefix="quorate-bench-") as name, contextlib.ExitStack() as stopping:
         folder = Path(name)
         redis = start_redis(folder)

@@ -38,7 +38,7 @@ def tune(results: Path, cache: Path) -> None:
                 found[key] = validation(params, seed, cache)
                 results.write_text(json.dumps(found, indent=1) + "\n")
     for line in table(found):
-        print(line, flush=True)  # noqa: T201
+        print(line, flush=True)
 
 
 def validation(params: dict[str, float], seed: int, cache: Path, *more: str) -> float:

@@ -1,0 +1,55 @@
+"""`python -m benchmarks [WHAT ...]`: measure all, or what is named, and write docs/benchmarks.md.
+
+WHAT: overhead, embedded, accuracy, first_run; `page` only writes the page; `tuning` repeats the choice of a preset.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from pydantic import BaseModel
+
+from benchmarks import accuracy, embedded, first_run, overhead, page, tuning
+from benchmarks.machine import here
+from infra import settings
+
+
+def _measured(name: str, measure: Callable[[], BaseModel]) -> None:
+    began = time.perf_counter()
+    click.echo(f"{name}: load {here().load:g} ...", err=True)
+    found = measure()
+    (page.RESULTS / f"{name}.json").write_text(found.model_dump_json(indent=1) + "\n")
+    click.echo(f"{name}: {time.perf_counter() - began:.0f} s", err=True)
+
+
+def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
+    return {
+        "overhead": overhead.measure,
+        "embedded": lambda: embedded.measure(cache),
+        "accuracy": lambda: accuracy.measure(page.RESULTS / "accuracy.json", cache, here()),
+        "first_run": first_run.measure,
+    }
+
+
+@click.command(help=__doc__)
+@click.argument("what", nargs=-1)
+def main(what: tuple[str, ...]) -> None:
+    cache = settings.read().cache
+    measures = _measures(cache)
+    unknown = set(what) - {*measures, "page", "tuning"}
+    if unknown:
+        raise click.UsageError(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(measures)}")
+    page.RESULTS.mkdir(exist_ok=True)
+    for name in what or measures:
+        if name in measures:
+            _measured(name, measures[name])
+        elif name == "tuning":
+            tuning.tune(page.RESULTS / "tuning.json", cache)
+    page.write()
+    click.echo(f"wrote {page.PAGE.relative_to(Path(__file__).parent.parent)}", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What the methods reach on the demo, over five seeds: means with 95 % intervals, and paired differences.
+
+A seed changes the split into owners, train and test, the initial values, the batches and who answers in time; the
+images and the pretrained backbone are the same. So the intervals say nothing about other images.
+"""
+
+import json
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+from benchmarks import process
+from benchmarks.machine import Where
+from schemas.base import Frozen
+
+SEEDS = (0, 1, 2, 3, 4)
+T = 2.776
+"""Student's t for 4 degrees of freedom, two-sided 95 %: what goes with five seeds."""
+
+_PAPER = "method={name: fedclip, params: {preset: paper}}"
+METHODS: dict[str, tuple[str, ...]] = {
+    "zero_shot": ("method={name: zero_shot}",),
+    "fedclip paper": (_PAPER,),
+    "fedclip paper, 200 versions": (_PAPER, "rounds.versions=200"),
+    "fedclip default": ("method={name: fedclip, params: {preset: default}}",),
+    "fedavg": ("method={name: fedavg}",),
+}
+NUMBERS = ("mean", "worst", "held_out")
+
+
+class Score(Frozen):
+    """One run. Accuracies 0 to 1: mean and worst over the clients' test splits, and the held-out domain. Bytes."""
+
+    mean: float
+    worst: float
+    held_out: float
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+
+class Scores(Frozen):
+    """{method: {seed: score}}, for one state of the code."""
+
+    where: Where
+    scores: dict[str, dict[int, Score]] = {}
+
+
+def measure(results: Path, cache: Path, where: Where) -> Scores:
+    """Run what the results of this commit lack, and write them after every run. cache: where features are kept."""
+    found = Scores.model_validate_json(results.read_text()) if results.exists() else None
+    if found is None or found.where.commit != where.commit:
+        found = Scores(where=where)
+    for method, seed in ((m, s) for m in METHODS for s in SEEDS):
+        if seed not in found.scores.get(method, {}):
+            found = _with(found, method, seed, score_of(METHODS[method], seed, cache))
+            results.write_text(found.model_dump_json(indent=1) + "\n")
+    return found
+
+
+def score_of(overrides: tuple[str, ...], seed: int, cache: Path) -> Score:
+    """One run of the demo with these changes."""
+    experiment = process.demo(*overrides, f"seed={seed}", "evaluate={every: 0, final: true}")
+    _, outcome = process.run(experiment, cache)
+    report = outcome.report
+    reached = report.accuracy
+    held = [h.final for h in reached.held_out.values()]
+    score = {
+        "mean": reached.mean,
+        "worst": reached.worst,
+        "held_out": mean(h for h in held if h is not None),
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+        "seconds": round(report.seconds, 2),
+    }
+    return Score.model_validate(score)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval over five seeds."""
+    assert len(values) == len(SEEDS), "t goes with the number of seeds"
+    return mean(values), T * stdev(values) / sqrt(len(values))
+
+
+def values(found: Scores, method: str, number: str) -> list[float]:
+    """One number of a method in percent, by seed."""
+    return [100 * float(getattr(found.scores[method][seed], number)) for seed in SEEDS]
+
+
+def differences(found: Scores, method: str, other: str, number: str) -> list[float]:
+    """By seed, how many points a method is above another."""
+    pairs = zip(values(found, method, number), values(found, other, number), strict=True)
+    return [a - b for a, b in pairs]
+
+
+def _with(found: Scores, method: str, seed: int, score: Score) -> Scores:
+    document = json.loads(found.model_dump_json())
+    document["scores"].setdefault(method, {})[str(seed)] = json.loads(score.model_dump_json())
+    return Scores.model_validate(document)
