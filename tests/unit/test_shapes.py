@@ -27,6 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 def files(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
@@ -106,21 +111,21 @@ def test_unknown_param_is_refused_with_a_suggestion() -> None:
         load("workers.datasets", Choice(name="shapes", params={"per_clas": 3}))
 
 
-def test_plugin_draws_once_and_reads_files_afterwards(tmp_path: Path) -> None:
+def test_plugin_draws_once_and_reads_files_afterwards(cache: Path) -> None:
     shapes = Shapes(Shapes.Params(per_class=3))
-    images = shapes.images(tmp_path)
+    images = shapes.images(cache)
     assert len(images) == COUNT
     assert images.classes == tuple(sorted(THINGS))
     assert np.bincount(images.labels).tolist() == [3 * len(PAINTERS)] * len(THINGS)
     assert {d: images.domains.count(d) for d in images.domains} == dict.fromkeys(PAINTERS, 3 * len(THINGS))
     images.paths[0].write_bytes(b"marked")
-    assert shapes.images(tmp_path).paths == images.paths
+    assert shapes.images(cache).paths == images.paths
     assert images.paths[0].read_bytes() == b"marked"
 
 
-def test_other_params_lie_in_another_folder(tmp_path: Path) -> None:
-    one = Shapes(Shapes.Params(per_class=3)).images(tmp_path).paths[0]
-    other = Shapes(Shapes.Params(per_class=3, seed=1)).images(tmp_path).paths[0]
+def test_other_params_lie_in_another_folder(cache: Path) -> None:
+    one = Shapes(Shapes.Params(per_class=3)).images(cache).paths[1]
+    other = Shapes(Shapes.Params(per_class=3, seed=1)).images(cache).paths[1]
     assert one.read_bytes() != other.read_bytes()
 
 
@@ -132,6 +137,6 @@ print(len(Shapes(Shapes.Params(per_class=3)).images(pathlib.Path(sys.argv[1]))))
 
 
 def test_processes_that_ask_at_once_get_the_same_whole_folder(tmp_path: Path) -> None:
-    asked = [subprocess.Popen([sys.executable, "-c", ASK, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(3)]
-    assert [p.communicate(timeout=60)[0].split() for p in asked] == [[str(COUNT).encode()]] * 3
+    asked = [subprocess.Popen([sys.executable, "-c", ASK, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(2)]
+    assert [p.communicate(timeout=60)[0].split() for p in asked] == [[str(COUNT).encode()]] * 2
     assert len(os.listdir(tmp_path / "shapes")) == 1
