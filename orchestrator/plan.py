@@ -25,6 +25,9 @@ M = TypeVar("M", bound=BaseModel)
 LARGEST_FILE = 1_000_000
 """Bytes. An experiment is a page of text."""
 
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""ValueError: bytes that are no text, a date like 2001-13-45, an integer of thousands of digits."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -64,7 +67,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+    except NOT_YAML as e:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(e).split())[:200]}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no settings", hint="a mapping such as `name: demo` is needed")
@@ -137,8 +140,8 @@ def _override(document: dict[str, Any], override: str) -> None:
         document = inner
     try:
         document[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {path}: {text!r} is not YAML") from None
+    except NOT_YAML:
+        raise ConfigError(f"--set {path}: {text[:80]!r} is not YAML") from None
 
 
 def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
