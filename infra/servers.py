@@ -35,6 +35,7 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
     temporary: Path | None = None
+    told: bool = False
 
     def ended(self) -> str:
         """How it ended, in words with the last line of its log; empty while it runs."""
@@ -45,10 +46,16 @@ class Child:
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         return f"{self.name} ended with {how}: {said[-1][:300] if said else 'it said nothing'}"
 
+    def tell(self) -> None:
+        """SIGTERM, once: a second one would cut a worker's soft shutdown short."""
+        if self.process.poll() is None and not self.told:
+            self.process.terminate()
+            self.told = True
+
     def stop(self, within_s: float = STOPS_WITHIN_S) -> None:
         """SIGTERM, then SIGKILL; returns when it is gone."""
+        self.tell()
         if self.process.poll() is None:
-            self.process.terminate()
             try:
                 self.process.wait(within_s)
             except subprocess.TimeoutExpired:

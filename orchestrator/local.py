@@ -53,9 +53,9 @@ class Stack:
 
     def stop(self) -> None:
         """Workers first, then what they need. All of a kind leave together."""
-        for child in reversed(self.children):
-            if child.name.startswith("worker") and not child.ended():
-                child.process.terminate()
+        for child in self.children:
+            if child.name.startswith("worker"):
+                child.tell()
         for child in reversed(self.children):
             child.stop()
         (self.folder / "env").unlink(missing_ok=True)
