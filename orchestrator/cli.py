@@ -86,10 +86,9 @@ def runs() -> None:
 @click.argument("name")
 def cancel(name: str) -> None:
     """Ask the loop of the run NAME to stop after what it is doing; its last version stays."""
-    from infra import runtime, settings  # noqa: PLC0415
+    from orchestrator import shelf  # noqa: PLC0415
 
-    runtime.connect(settings.read()).state.flag(name, "cancel")
-    click.echo(f"run {name} will stop", err=True)
+    shelf.cancel(name)
 
 
 @quorate.group()

@@ -14,6 +14,7 @@ from infra.settings import Settings
 from orchestrator import results, view
 from orchestrator import run as runs
 from orchestrator.plan import plan, read_experiment
+from orchestrator.shelf import named
 from schemas.errors import ConfigError, DataError
 from schemas.experiment import Experiment
 
@@ -28,10 +29,11 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
     runtime = connect(environment, _here(environment))
     if path is not None:
         experiment = read_experiment(path, overrides)
-        name = name or _free_name(runtime, experiment.name)
+        name = named(name) if name else _free_name(runtime, experiment.name)
     else:
         assert resume is not None, "the command line asks for one of the two"
-        name, experiment = resume, runs.recall(runtime, resume)
+        name = named(resume)
+        experiment = runs.recall(runtime, name)
     made = plan(experiment)
     console = Console(stderr=True, quiet=as_json)
     try:

@@ -1,4 +1,4 @@
-"""Runs that were, and runs that are: what `quorate runs` and `quorate report` show. Never imports torch."""
+"""Runs that were, and runs that are: `quorate runs`, `report` and `cancel`. Never imports torch."""
 
 import re
 import sys
@@ -6,26 +6,45 @@ from collections import defaultdict
 from pathlib import Path
 
 import click
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from infra import settings
-from infra.runtime import connect_blobs
+from infra.runtime import connect, connect_blobs
 from orchestrator import view
+from schemas.base import Name
 from schemas.errors import ConfigError
 from schemas.report import Report
 
 FOLDER = Path("runs")
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def show(name: str, *, as_json: bool) -> None:
     """Print the report of a run. Raises ConfigError if there is none."""
-    report = _report(FOLDER / name / "report.json")
+    report = _report(FOLDER / named(name) / "report.json")
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
         view.show(report, Console())
+
+
+def cancel(name: str) -> None:
+    """Ask the loop of a run to stop. Raises ConfigError if the store knows no such run."""
+    runtime = connect(settings.read())
+    if next(iter(runtime.blobs.keys(f"runs/{named(name)}/")), None) is None:
+        raise ConfigError(f"there is no run {name!r} in the store", hint="quorate runs lists them")
+    runtime.state.flag(name, "cancel")
+    click.echo(f"run {name} will stop at its last version", err=True)
+
+
+def named(name: str) -> str:
+    """The name of a run, if it can be one. Raises ConfigError."""
+    try:
+        return _NAME.validate_python(name)
+    except ValidationError:
+        raise ConfigError(f"{name!r} cannot name a run", hint="letters, digits, _ . - only, at most 64") from None
 
 
 def list_runs() -> None:
