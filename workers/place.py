@@ -25,6 +25,7 @@ from workers.data.owners import Owner, Owners, read_owners
 from workers.method import Examples
 from workers.plugins import load
 from workers.setting import Setting, agree
+from workers.training import one_thread
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -105,6 +106,7 @@ class Place:
         return self.features(setting.experiment.model.backbone).images(owner.images.paths)
 
 
+@one_thread()
 def part(examples: Examples, indices: Indices) -> Examples:
     """These examples only."""
     chosen = torch.from_numpy(indices)
