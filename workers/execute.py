@@ -6,13 +6,11 @@ answers depends on which worker it is, on what it did before, or on the attempt.
 
 import contextlib
 import math
-import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import structlog
 from pydantic import ValidationError
@@ -21,10 +19,11 @@ from infra import blobs, logs
 from infra.state import StateStore
 from infra.stream import Author, Stream
 from schemas.base import canonical
-from schemas.errors import BlobError, ConfigError, DataError, GrantRefused, QuorateError, StoreError
-from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task, TaskFailure
+from schemas.errors import ConfigError, StoreError
+from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task
 from workers.adapters import Cosine
 from workers.data.owners import Owner
+from workers.failure import failure, without_urls
 from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
 from workers.place import Place, Site, part
@@ -76,14 +75,20 @@ class Worker:
         try:
             answer = self._answer(task)
         except Exception as e:  # whatever a plugin or a library raises is this task's failure, not the worker's
-            log.warning("task failed", kind=task.kind, error=_without_urls(f"{type(e).__name__}: {e}"))
+            log.warning("task failed", kind=task.kind, error=without_urls(f"{type(e).__name__}: {e}"))
             return "failure", failure(task, e, self.site).model_dump_json()
         seconds = time.monotonic() - started
         log.info("task done", kind=task.kind, clients=len(task.clients), seconds=round(seconds, 3))
         manifest = Manifest(
-            run=task.run, task_id=task.task_id, attempt=task.attempt, worker=self.name, results=answer.results,
-            outputs=answer.outputs, encodes=sum(r.encodes for r in answer.results), seconds=seconds,
-        )  # fmt: skip
+            run=task.run,
+            task_id=task.task_id,
+            attempt=task.attempt,
+            worker=self.name,
+            results=answer.results,
+            outputs=answer.outputs,
+            encodes=sum(r.encodes for r in answer.results),
+            seconds=seconds,
+        )
         return "manifest", manifest.model_dump_json()
 
     def _answer(self, task: Task) -> Answer:
@@ -191,27 +196,6 @@ class _Job:
     incoming: Tensors
 
 
-def failure(task: Task, error: Exception, site: Site | None = None) -> TaskFailure:
-    """What is told of an error: never a URL, and of a site never a path or a word about its data."""
-    if site and (isinstance(error, DataError) or not isinstance(error, QuorateError)):
-        message = f"{type(error).__name__} at site {site.name}: the worker's log there says more"
-    else:
-        message = str(error) if isinstance(error, QuorateError) else f"{type(error).__name__}: {error}"
-    message = _without_urls(message)
-    if site:
-        message = re.sub(r"([A-Za-z]:)?[/\\]\S*", "<path>", message)
-    return TaskFailure(
-        run=task.run, task_id=task.task_id, attempt=task.attempt, code=code_of(error), message=message[:2000]
-    )
-
-
-def code_of(error: Exception) -> Literal["client", "infra", "grant"]:
-    """Whether sending the task again can help: with new grants (`grant`), later (`infra`), or not (`client`)."""
-    if isinstance(error, GrantRefused):
-        return "grant"
-    return "infra" if isinstance(error, BlobError | StoreError) else "client"
-
-
 def _init(task: Task, setting: Setting, method: Method) -> Answer:
     state = method.init(setting)
     if state.server:
@@ -242,7 +226,3 @@ def _count(owner: Owner) -> Split:
 
 def _finite(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _without_urls(text: str) -> str:
-    return re.sub(r"[A-Za-z][\w+.-]*://\S+", "<url>", text)

@@ -14,7 +14,8 @@ from schemas.messages import ALL, BlobRef, Description, Manifest, TaskFailure
 from tests.toys import Office, ToyBackbone, experiment, paint
 from workers.codecs.fp16 import Fp16
 from workers.codecs.raw import Raw
-from workers.execute import Worker, code_of
+from workers.execute import Worker
+from workers.failure import code_of, failure
 from workers.pipeline import RESIDUAL, open_update
 from workers.place import Site
 from workers.tensors import Tensors, fingerprint, pack, unpack
@@ -270,3 +271,23 @@ def test_zero_shot_runs_through_an_empty_model(tmp_path: Path) -> None:
     bench = Bench(tmp_path, method={"name": "zero_shot"})
     result = bench.do(bench.office.task("evaluate", "t", ["flat-0"], model=bench.model())).results[0]
     assert result.metrics["accuracy"] == result.metrics["zero_shot"]
+
+
+@pytest.mark.parametrize(
+    ("error", "site", "pool"),
+    [
+        (DataError("cannot read /ward/x.png: cut"), "DataError at site north: ...", "cannot read /ward/x.png: cut"),
+        (KeyError("/ward/x.png"), "KeyError at site north: ...", "KeyError: '/ward/x.png'"),
+        (StoreError("cache /ward/y: full"), "cache <path> full", "cache /ward/y: full"),
+        (BlobMissing("GET http://s3:1/a?sig=b no"), "GET <url> no", "GET <url> no"),
+        (ValueError("file:///blobs/x is odd"), "ValueError at site north: ...", "ValueError: <url> is odd"),
+    ],
+)
+def test_a_failure_tells_no_url_and_of_a_site_no_path(bench: Bench, error: Exception, site: str, pool: str) -> None:
+    task, data = bench.office.task("train", "t"), SiteData(data=Data(params={}))
+    assert failure(task, error).message == pool
+    assert failure(task, error, Site("north", data)).message == site.replace("...", "the worker's log there says more")
+
+
+def test_a_failure_without_end_is_cut(bench: Bench) -> None:
+    assert len(failure(bench.office.task("train", "t"), DataError("x" * 10_000)).message) == 2000
