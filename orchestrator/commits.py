@@ -85,7 +85,7 @@ class Commits:
         kept = {blob.key for commit in self.all() for blob in commit.models.get(commit.version, {}).values()
                 if commit.version % KEEP_EVERY == 0}  # fmt: skip
         kept |= {blob.key for models in last.models.values() for blob in models.values()}
-        kept |= {blob.key for blob in last.private.values()}
+        kept |= {blob.key for blob in (*last.private.values(), *([last.server] if last.server else []))}
         for kind in ("updates", "private", "models", "start"):
             for key in self.blobs.keys(keys.uploads(self.run, kind)):
                 if key not in kept:
