@@ -35,7 +35,10 @@ class Stream(Protocol):
         """Add an entry; durable against the death of this process. Raises StoreError."""
 
     def read(self, run: str, after: str, until: float) -> list[Entry]:
-        """Entries behind a cursor, oldest first; waits for the first of them until that moment of the clock."""
+        """Entries behind a cursor, oldest first; waits for the first of them until that moment of the clock.
+
+        On a wall clock it may come back empty earlier, and with a part of what there is: ask again.
+        """
 
     def trim(self, run: str, upto: str) -> None:
         """Forget entries up to and including a cursor."""

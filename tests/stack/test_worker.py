@@ -289,6 +289,17 @@ class TestBus:
         with pytest.raises(BusError, match="QUORATE_BUS"):
             CeleryBus(f"unix://{tmp_path}/none.sock", WallClock())
 
+    def test_an_emptied_broker_takes_tasks_again(self, tmp_path: Path, stack: Stack) -> None:
+        server = start_redis(tmp_path / "emptied")
+        try:
+            bus = CeleryBus(server.url, WallClock())
+            bus.send(stack.describe(experiment()), None)
+            redis.Redis.from_url(server.url).flushall()
+            bus.send(stack.describe(experiment()), None)
+            assert bus.waiting(None) == "1 waiting, 0 workers"
+        finally:
+            server.child.stop()
+
     def test_a_frozen_broker_is_unknown_within_seconds(self, tmp_path: Path, stack: Stack) -> None:
         server = start_redis(tmp_path / "frozen")
         try:
