@@ -75,8 +75,10 @@ def ledger(events: Iterable[Event]) -> dict[str, Share]:
     fates: dict[tuple[str, str], str] = {}
     weights: dict[str, float] = defaultdict(float)
     for e in events:
-        if e.client is not None and e.event in ("asked", "accepted", "late", "rejected", "lost"):
-            fates[e.facts["task"], e.client] = e.event
+        if e.event in ("asked", "accepted", "late", "rejected", "lost"):
+            key = e.facts["task"], str(e.client)
+            if e.event == "asked" or key in fates:  # what was never asked has no place here
+                fates[key] = e.event
         for client, weight in e.facts["weights"].items() if e.event == "closed" else ():
             weights[client] += weight
     numbers: dict[str, Counter[str]] = defaultdict(Counter)
