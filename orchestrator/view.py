@@ -63,7 +63,7 @@ class View:
             self.live.update(self._panel())
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(plain(text), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def _started(self, event: Event) -> None:
         self.began = event.at
@@ -95,7 +95,7 @@ class View:
         who = event.client or event.facts.get("task", "")
         reason = event.facts.get("reason", f"{event.facts.get('accepted', 0)} updates at the deadline, asking again")
         detail = event.facts.get("detail", "")
-        self._say(f"v{event.version:<3} {event.event} {who}: {reason}" + (f" ({detail})" if detail else ""))
+        self._say(f"v{event.version:<3} {event.event} {who}: {reason}" + (f" ({detail[:200]})" if detail else ""))
 
     def _accuracy(self, version: int) -> str:
         known = [a for c, a in self.scores.get(version, {}).items() if c in self.trainers]
@@ -122,6 +122,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
+def plain(text: str) -> str:
+    """The text without control characters: names and reasons come from workers."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def size(count: int) -> str:
     """Bytes with a decimal unit, e.g. `2.1 MB`."""
     value, unit = float(count), "B"
@@ -134,15 +139,16 @@ def size(count: int) -> str:
 
 def show(report: Report, console: Console) -> None:
     """The report as tables."""
-    console.print(_table(report))
+    console.print(_table(report, console.width))
     if report.accuracy.held_out:
         console.print("* held out: nobody trains on it", highlight=False)
     lagged = f", mean staleness {report.mean_staleness:.2f} versions"
     console.print(
         f"{report.status}: version {report.version} in {report.seconds:.1f} s"
         + (f" ({report.virtual_seconds:.1f} s of virtual time)" if report.virtual_seconds is not None else "")
-        + (f"\nreason: {report.reason}" if report.reason else ""),
+        + (f"\nreason: {plain(report.reason)}" if report.reason else ""),
         highlight=False,
+        markup=False,
     )
     console.print(
         f"up {size(report.bytes_up)}, down {size(report.bytes_down)}, wasted {percent(report.wasted_share)} of the "
@@ -152,18 +158,20 @@ def show(report: Report, console: Console) -> None:
     console.print(f"adapter sha256 {report.adapter_sha256}", highlight=False, soft_wrap=True)
 
 
-def _table(report: Report) -> Table:
+def _table(report: Report, width: int) -> Table:
+    numbers = ("zero-shot", "final", "asked", "accepted", "late", "rejected", "lost", "weight")
     title = f"run {report.run}: accuracy in %, updates, share of the weight in %"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    table.add_column("client", no_wrap=True)
-    for name in ("zero-shot", "final", "asked", "accepted", "late", "rejected", "lost", "weight"):
+    # A long name is cut, so that no number is.
+    table.add_column("client", no_wrap=True, max_width=max(8, width - sum(len(name) + 1 for name in numbers)))
+    for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     accuracy, total = report.accuracy, sum(s.weight for s in report.ledger.values())
     for client, final in accuracy.final.items():
         share = report.ledger.get(client, Share())
-        numbers = (share.asked, share.accepted, share.late, share.rejected, share.lost)
+        counts = (share.asked, share.accepted, share.late, share.rejected, share.lost)
         weight = _percent(share.weight / total if total else None)
-        table.add_row(client, _percent(accuracy.zero_shot[client]), _percent(final), *map(str, numbers), weight)
+        table.add_row(client, _percent(accuracy.zero_shot[client]), _percent(final), *map(str, counts), weight)
     known = [a for a in accuracy.zero_shot.values() if a is not None]
     table.add_section()
     table.add_row("mean", _percent(sum(known) / len(known) if known else None), _percent(accuracy.mean))
