@@ -24,7 +24,7 @@ class FedAvg(Method):
     class Params(Recipe):
         """How a client trains; lr and weight_decay suit a head that starts as unit rows."""
 
-        lr: PositiveFloat = 1e-2
+        lr: PositiveFloat = 3e-3
         weight_decay: NonNegativeFloat = 0.01
 
     def __init__(self, params: Params) -> None:

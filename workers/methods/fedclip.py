@@ -25,7 +25,7 @@ PRESETS = {
         smallest=2,
         weight="uniform",
     ),
-    "default": Recipe(optimiser="adamw", lr=1e-3, weight_decay=0.0, loss="cross_entropy", batch=32, weight="images"),
+    "default": Recipe(optimiser="adamw", lr=3e-3, weight_decay=0.0, loss="cross_entropy", batch=32, weight="images"),
 }
 
 
