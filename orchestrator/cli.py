@@ -153,6 +153,9 @@ def main() -> None:
     except QuorateError as e:
         _say(str(e))
         sys.exit(e.exit_code)
+    except OSError as e:
+        _say(f"{e.filename}: {e.strerror}" if e.filename else str(e))
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
         sys.exit(130)

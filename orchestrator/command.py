@@ -29,7 +29,7 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
     runtime = connect(environment, _here(environment))
     if path is not None:
         experiment = read_experiment(path, overrides)
-        name = named(name) if name else _free_name(runtime, experiment.name)
+        name = named(name) if name is not None else _free_name(runtime, experiment.name)
     else:
         assert resume is not None, "the command line asks for one of the two"
         name = named(resume)
@@ -94,7 +94,7 @@ def _look_at_data(experiment: Experiment, environment: Settings) -> None:
 def _free_name(runtime: Runtime, name: str) -> str:
     """The experiment's name, or with a number if a run bears it already."""
     for number in range(1, 10_000):
-        candidate = name if number == 1 else f"{name}-{number}"
+        candidate = name if number == 1 else f"{name[:58]}-{number}"  # 64 characters at most
         if not (results.FOLDER / candidate).exists() and not runs.known(runtime, candidate):
             return candidate
     raise ConfigError(f"there are too many runs called {name}", hint="choose a --name")

@@ -1,0 +1,304 @@
+"""The command line as a user meets it: exit codes, one line for a mistake, and nothing but JSON where JSON was asked.
+
+Every command runs in a process of its own: a child of one that has imported torch already, because that takes seconds.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.families import FAMILIES
+from schemas.experiment import Experiment
+from schemas.log import Event
+from schemas.report import Report
+from tests.toys import paint
+from workers.plugins import names
+from workers.tensors import metadata
+
+ROOT = Path(__file__).parents[2]
+
+SERVER = """
+import json, os, sys, traceback
+from orchestrator import cli, command
+
+def work(job):
+    os.chdir(job["cwd"])
+    os.environ.update(job["env"])
+    for number, file in ((1, job["out"]), (2, job["err"])):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = ["quorate", *job["argv"]]
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as e:
+        code = e.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        work(json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left: exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+Quorate = Callable[..., Said]
+
+
+def _clean() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("QUORATE_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-W", "ignore", "-c", SERVER]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=_clean(), cwd=ROOT) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture
+def quorate(server: subprocess.Popen[str], tmp_path: Path) -> Quorate:
+    assert server.stdin is not None and server.stdout is not None
+
+    def ask(*argv: str, **env: str) -> Said:
+        assert server.stdin is not None and server.stdout is not None
+        files = {"out": str(tmp_path / "stdout.log"), "err": str(tmp_path / "stderr.log")}
+        env = {"QUORATE_CACHE": str(tmp_path / "cache"), **env}
+        server.stdin.write(json.dumps({"argv": argv, "cwd": str(tmp_path), "env": env, **files}) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        return Said(code, Path(files["out"]).read_text(), Path(files["err"]).read_text())
+
+    return ask
+
+
+def _mistake(said: Said, *words: str, code: int = 2) -> None:
+    """One line on stderr that holds the words, no traceback, nothing on stdout."""
+    assert (said.code, said.out) == (code, ""), said
+    (line,) = said.err.splitlines()
+    assert line.startswith("quorate: ")
+    for word in words:
+        assert word in line
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint(tmp_path_factory.mktemp("toy") / "images", per_class=5)
+
+
+@pytest.fixture
+def file(images: Path, tmp_path: Path) -> Path:
+    """An experiment on toy images that ends at version 1."""
+    document = {
+        "name": "toy",
+        "data": {"params": {"root": str(images)}, "hold_out": ["striped"], "partition": {"name": "by_domain"}},
+        "model": {"backbone": {"name": "tests.toys:ToyBackbone"}},
+        "method": {"name": "fedclip"},
+        "rounds": {"versions": 1, "in_flight": 2, "quorum": 2, "floor": 2, "retries": 0},
+    }
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+# --- looking
+
+
+def test_the_installed_command_prints_its_version(tmp_path: Path) -> None:
+    command = shutil.which("quorate", path=str(Path(sys.executable).parent))
+    assert command is not None
+    ran = subprocess.run([command, "version"], cwd=tmp_path, env=_clean(), capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, version("quorate") + "\n", "")
+
+
+def test_list_shows_every_plugin_in_three_forms(quorate: Quorate) -> None:
+    every = [(family, name) for family, package in FAMILIES.items() for name in names(package)]
+    text, as_json, page = quorate("list"), quorate("list", "--json"), quorate("list", "--markdown")
+    assert (text.code, as_json.code, page.code) == (0, 0, 0)
+    assert [tuple(line.split()[:2]) for line in text.out.splitlines()] == every
+    assert [(row["family"], row["name"]) for row in json.loads(as_json.out)] == every
+    assert all(row["summary"] for row in json.loads(as_json.out))
+    assert [line[4:] for line in page.out.splitlines() if line.startswith("### ")] == [name for _, name in every]
+
+
+def test_where_nothing_ran_runs_says_what_to_do(quorate: Quorate) -> None:
+    said = quorate("runs")
+    assert said.code == 0 and "quorate run" in said.out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "-h"], ["data", "shapes", "--help"]])
+def test_help_is_no_mistake(quorate: Quorate, arguments: list[str]) -> None:
+    said = quorate(*arguments)
+    assert said.code == 0 and said.out.startswith("Usage: quorate") and said.err == ""
+
+
+def test_without_a_command_there_is_help(quorate: Quorate) -> None:
+    said = quorate()
+    assert said.code == 2 and "Usage: quorate" in said.err and "Traceback" not in said.err
+
+
+# --- a user's mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rum"], ["rum"]),
+        (["run"], ["experiment file", "--resume"]),
+        (["run", "a.yaml", "--resume", "b"], ["experiment file"]),
+        (["run", "--bogus"], ["--bogus"]),
+        (["run", "absent.yaml"], ["cannot read absent.yaml", "No such file"]),
+        (["check", "absent.yaml"], ["cannot read absent.yaml"]),
+        (["check"], ["EXPERIMENT"]),
+        (["run", "--resume", "nobody"], ["no run 'nobody'", "quorate runs"]),
+        (["report", "nobody"], ["runs/nobody/report.json", "quorate runs"]),
+        (["report", "../up"], ["'../up'", "name"]),
+        (["run", "--resume", "../up"], ["'../up'", "name"]),
+        (["cancel", "nobody"], ["no run 'nobody'"]),
+        (["cancel", "../up"], ["'../up'", "name"]),
+        (["worker"], ["--pool"]),
+        (["worker", "--pool", "--site", "a"], ["--pool"]),
+        (["worker", "--site", "a"], ["--data"]),
+        (["up", "--workers", "0"], ["workers"]),
+        (["data", "shapes"], ["OUT"]),
+        (["data", "shapes", "out", "--seed", "soon"], ["soon"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(quorate: Quorate, arguments: list[str], words: list[str]) -> None:
+    _mistake(quorate(*arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rounds.quorom=3", ["rounds.quorom", "did you mean 'quorum'?"]),
+        ("rounds.quorum=3", ["quorum 3 can never be reached with in_flight 2"]),
+        ("method.name=fedclap", ["did you mean 'fedclip'?"]),
+        ("name=../up", ["name"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_wrong_experiment_is_one_line_and_exit_code_2(
+    quorate: Quorate, file: Path, command: str, override: str, words: list[str]
+) -> None:
+    _mistake(quorate(command, str(file), "--set", override), *words)
+
+
+@pytest.mark.parametrize("name", ["a b", "../up", "a/b", "", "x" * 65, "naïve"])
+def test_a_run_has_a_name_that_is_safe_everywhere(quorate: Quorate, file: Path, name: str) -> None:
+    _mistake(quorate("run", str(file), "--name", name), "name", "letters")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("QUORATE_BUS", "ftp://x"), ("QUORATE_BLOBS", "nowhere"), ("QUORATE_LOG", "loud")]
+)
+def test_a_wrong_environment_is_one_line_that_names_the_variable(
+    quorate: Quorate, file: Path, variable: str, value: str
+) -> None:
+    _mistake(quorate("run", str(file), **{variable: value}), variable)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1", '{"run": "x"}', "\x00"])
+def test_a_report_that_is_none_is_a_mistake_that_names_it(quorate: Quorate, tmp_path: Path, text: str) -> None:
+    (tmp_path / "runs" / "odd").mkdir(parents=True)
+    (tmp_path / "runs" / "odd" / "report.json").write_text(text)
+    _mistake(quorate("report", "odd"), "runs/odd/report.json is no report")
+
+
+def test_shapes_are_not_drawn_into_a_folder_that_holds_something(quorate: Quorate, file: Path) -> None:
+    _mistake(quorate("data", "shapes", str(file.parent)), "is not empty", "new folder")
+
+
+def test_data_that_is_not_there_is_a_mistake(quorate: Quorate, file: Path) -> None:
+    said = quorate("check", str(file), "--set", "data.params.root=/no/such/folder")
+    assert said.code == 2 and said.err.count("\n") == 1 and "/no/such/folder" in said.err
+
+
+# --- running
+
+
+def test_check_prints_the_resolved_experiment_and_what_the_data_hold(quorate: Quorate, file: Path) -> None:
+    said = quorate("check", str(file), "--set", "seed=5")
+    assert (said.code, said.err) == (0, "")
+    assert Experiment.model_validate(yaml.safe_load(said.out)).seed == 5
+    # 3 classes of 5 images, of each of which 3 train, 1 is for validation and 1 for the test.
+    assert "# flat-0: 15 images of 3 classes: 9 train, 3 val, 3 test" in said.out.splitlines()
+    assert "# striped: 15 images of 3 classes: held out, 15 test" in said.out.splitlines()
+
+
+def test_a_run_leaves_a_folder_that_report_and_runs_show_again(quorate: Quorate, file: Path) -> None:
+    said = quorate("run", str(file), "--json")
+    assert (said.code, said.err) == (0, "")
+    made = Report.model_validate_json(said.out)
+    assert (made.status, made.version, set(made.ledger)) == ("finished", 1, {"flat-0", "noisy-0"})
+    folder = file.parent / "runs" / "toy"
+    assert {p.name for p in folder.iterdir()} == {
+        "experiment.yaml",
+        "journal.jsonl",
+        "report.json",
+        "adapter.safetensors",
+    }
+    assert (folder / "report.json").read_text() == said.out == quorate("report", "toy", "--json").out
+    assert Event.model_validate_json((folder / "journal.jsonl").read_text().splitlines()[-1]).event == "finished"
+    assert json.loads(metadata((folder / "adapter.safetensors").read_bytes())["sha256"]) == made.adapter_sha256
+    table, listed = quorate("report", "toy"), quorate("runs")
+    assert "flat-0" in table.out and made.adapter_sha256 in table.out
+    assert any(line.split("│")[0].strip() == "toy" and "finished" in line for line in listed.out.splitlines())
+    again = quorate("run", str(file), "--name", "toy", "--json")
+    assert (again.code, again.out) == (0, said.out)  # continues a run that has ended: nothing is done twice
+    _mistake(quorate("run", str(file), "--name", "toy", "--set", "seed=1"), "another experiment", "--name")
+
+
+def test_a_run_tells_its_progress_on_stderr_and_its_result_on_stdout(quorate: Quorate, file: Path) -> None:
+    said = quorate("run", str(file), "--name", "a" * 64)
+    assert said.code == 0
+    assert "v1 " in said.err and "counted" in said.err and "\x1b" not in said.err + said.out
+    assert "adapter sha256" in said.out and f"runs/{'a' * 64}/" in said.out
+
+
+def test_a_second_run_of_a_long_name_gets_a_name_too(quorate: Quorate, file: Path) -> None:
+    (file.parent / "runs" / ("b" * 64)).mkdir(parents=True)
+    said = quorate("run", str(file), "--json", "--set", f"name={'b' * 64}", "--set", "method.name=zero_shot")
+    assert said.code == 0, said.err
+    name = Report.model_validate_json(said.out).run
+    assert name.endswith("-2") and len(name) <= 64
+
+
+def test_a_failed_run_is_exit_code_1_and_has_a_report(quorate: Quorate, file: Path) -> None:
+    said = quorate("run", str(file), "--json", "--set", "simulate={dropout: 0.999}")
+    assert (said.code, said.err) == (1, "")
+    made = Report.model_validate_json(said.out)
+    assert (made.status, made.version) == ("failed", 0) and "rounds.floor" in made.reason
+
+
+def test_a_result_that_cannot_be_kept_is_said_without_a_traceback(quorate: Quorate, file: Path) -> None:
+    (file.parent / "runs").write_text("a file where a folder should be")
+    said = quorate("run", str(file), "--name", "toy", "--json", "--set", "method.name=zero_shot")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("quorate: runs") and said.err.count("\n") == 1
