@@ -349,4 +349,5 @@ def shown_on(server: Redis) -> Iterator[str]:
         "stream": client.xrange,
     }
     for key in client.scan_iter():
-        yield f"{key} {read[client.type(key)](key)}"
+        kind = client.type(key)
+        yield f"{key} {read[kind](key) if kind in read else kind}"  # `none`: it has gone meanwhile
