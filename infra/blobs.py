@@ -92,7 +92,8 @@ class FileBlobs:
     """A folder as an object store. A write is a hard link of a finished file: whole or not at all, once or never."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = Path(os.path.normpath(root.absolute()))
+        self._inside = os.path.join(self.root, "")
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> BlobRef:
         """As BlobStore."""
@@ -123,10 +124,10 @@ class FileBlobs:
         yield from sorted(n for n in names if n.startswith(prefix) and not Path(n).name.startswith("."))
 
     def _path(self, key: str) -> Path:
-        path = Path(os.path.normpath(self.root / key))
-        if not path.is_relative_to(self.root) or not key.isprintable():
+        path = os.path.normpath(os.path.join(self._inside, key))
+        if not path.startswith(self._inside) or not key.isprintable():
             raise BlobError(f"key {key[:80]!r} is no name in the store")
-        return path
+        return Path(path)
 
 
 def _read_file(path: Path, limit: int) -> bytes:
