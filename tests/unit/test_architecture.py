@@ -4,6 +4,7 @@ The rules work on (module, source) pairs, so that each rule is shown to catch wh
 """
 
 import ast
+import functools
 import json
 import os
 import subprocess
@@ -34,6 +35,7 @@ LONGER = {
 Sources = dict[str, str]
 
 
+@functools.cache
 def _sources() -> Sources:
     paths = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
     return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p.read_text() for p in paths}

@@ -159,7 +159,7 @@ def test_a_resolved_experiment_reads_as_the_same_experiment(write: Any) -> None:
         ("!!python/object/apply:os.system [true]\n", "is not YAML"),
         ("when: 2001-13-45\n", "is not YAML"),  # looks like a date, and is none
         ("number: " + "9" * 5000 + "\n", "is not YAML"),
-        ("[" * 1500, "is not YAML"),
+        ("[" * 500, "is not YAML"),
         (b"\x00\x01\x02\x89PNG\r\n", "is not YAML"),
         (b"name: \xff\xfe\n", "is not YAML"),
     ],
@@ -238,7 +238,7 @@ def test_the_last_set_wins_and_its_value_may_hold_an_equals_sign(write: Any) -> 
         ("transforms.0.name=clip", "transforms holds no keys"),
         ("seed=[1", "is not YAML"),
         ("seed=2001-13-45", "is not YAML"),
-        ("seed=" + "[" * 1500, "is not YAML"),
+        ("seed=" + "[" * 500, "is not YAML"),
         ("seed=", "seed: "),
         ("rounds.quorum=99", "quorum 99 can never be reached"),
         ("data=null", "give either `data`"),
