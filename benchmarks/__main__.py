@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from benchmarks import accuracy, embedded, first_run, overhead, page, tuning
 from benchmarks.machine import here
-from infra import settings
+from infra import logs, settings
 
 
 def _measured(name: str, measure: Callable[[], BaseModel]) -> None:
@@ -41,6 +41,7 @@ def main(what: tuple[str, ...]) -> None:
     unknown = set(what) - {*measures, "page", "tuning"}
     if unknown:
         raise click.UsageError(f"no benchmark {', '.join(sorted(unknown))}; there are: {', '.join(measures)}")
+    logs.setup("warning")
     page.RESULTS.mkdir(exist_ok=True)
     for name in what or measures:
         if name in measures:

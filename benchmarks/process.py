@@ -1,11 +1,8 @@
 """A run in this process, in a folder that goes away: what `quorate run` does without servers, and nothing printed."""
 
-import logging
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-
-import structlog
 
 from infra.runtime import Runtime, connect
 from infra.settings import Settings
@@ -24,7 +21,6 @@ def demo(*overrides: str) -> Experiment:
 
 def run(experiment: Experiment, cache: Path) -> tuple[Plan, Outcome]:
     """Plan and run it to its end. cache: folder of features and drawn data, kept between runs."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     made = plan(experiment)
     with tempfile.TemporaryDirectory(prefix="quorate-bench-") as folder:
         return made, execute(made, runtime(Path(folder), cache), experiment.name, lambda event: None)
