@@ -7,16 +7,16 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import urllib3
 from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, expect, sync_playwright
 
 from infra import servers
@@ -37,12 +37,12 @@ EVERYWHERE = {
     "/api/tasks?limit=10000": "quorate.execute",
     "/api/workers?refresh=1": "pool@",
 }
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """`quorate up`, on which one run has finished. url, password: of Celery Flower. env: what `up` wrote to source."""
+    """`quorate up` and the one run on it. url, password: of Celery Flower. env: what `up` wrote to source."""
 
     url: str
     password: str
@@ -67,8 +67,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         url, password = welcomed(up, said)
         exports = (folder / ".quorate/up/env").read_text().splitlines()
         env = dict(shlex.split(line)[1].split("=", 1) for line in exports)
-        run_demo(folder, env)
-        yield Stack(url, password, env)
+        stack = Stack(url, password, env)
+        run_demo(folder, stack)
+        yield stack
     finally:
         up.terminate()
         assert up.wait(60) == 0, said.read_text()
@@ -84,19 +85,32 @@ def welcomed(up: subprocess.Popen[bytes], said: Path) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def run_demo(folder: Path, env: dict[str, str]) -> None:
-    """A few versions of the demo on few images, through the stack."""
+def run_demo(folder: Path, stack: Stack) -> None:
+    """A few versions of the demo on few images; the process that does the first task is killed at work."""
     few = ["--set", f"rounds.versions={VERSIONS}", "--set", "data.params.per_class=10"]
-    done = subprocess.run(
-        [QUORATE, "run", ROOT / "experiments" / "demo.yaml", *few],
-        cwd=folder,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    with (folder / "run").open("wb") as out:
+        command: list[str | Path] = [QUORATE, "run", ROOT / "experiments" / "demo.yaml", *few]
+        run = subprocess.Popen(command, cwd=folder, env=os.environ | stack.env, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        kill_first(stack)
+        assert run.wait(240) == 0, (folder / "run").read_text()
+    finally:
+        run.kill()
+        run.wait()
+
+
+def kill_first(stack: Stack) -> None:
+    """Wait until Flower shows a task at work, and kill its process (not the worker, which makes another)."""
+    login = urllib3.make_headers(basic_auth=f"ops:{stack.password}")
+    deadline = time.monotonic() + 120
+    while not (begun := urllib3.request("GET", f"{stack.url}/api/tasks?state=STARTED", headers=login).json()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (task,) = begun.values()
+    worker = int(str(task["worker"]).rpartition("-")[2])  # its name is pool@HOST-PID
+    children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+    (child,) = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    os.kill(int(child), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -125,17 +139,9 @@ def page(browser: Browser, stack: Stack) -> Iterator[Page]:
     context.close()
 
 
-def status(url: str) -> int:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as e:
-        return e.code
-
-
 @pytest.mark.parametrize("path", ["/", "/tasks", "/workers", "/broker", "/api/tasks", "/api/workers"])
 def test_nothing_is_shown_without_the_password(stack: Stack, path: str) -> None:
-    assert status(stack.url + path) == 401
+    assert urllib3.request("GET", stack.url + path, timeout=10).status == 401
 
 
 def test_every_worker_is_seen_online(page: Page) -> None:
@@ -154,14 +160,28 @@ def test_tasks_are_read_as_version_client_and_kind(page: Page) -> None:
 
 
 def test_a_task_page_tells_where_it_ran_and_shows_no_grant(page: Page) -> None:
-    page.goto("/tasks")
-    links = page.locator("#tasks-table tbody a[href*='/task/']")
-    expect(links.first).to_be_visible()
-    for path in [str(link.get_attribute("href")) for link in links.all()]:
+    for path in task_pages(page, "/tasks"):
         page.goto(path)
         expect(page.locator("body")).to_contain_text("quorate.execute")
         assert "X-Amz" not in page.content()
         assert "Signature" not in page.content()
+
+
+def test_a_task_whose_process_was_killed_shows_why_and_no_grant(page: Page) -> None:
+    (path,) = task_pages(page, "/tasks?state=FAILURE")
+    page.goto(path)
+    expect(page.locator("body")).to_contain_text("v0 site describe")
+    expect(page.locator("body")).to_contain_text("WorkerLostError")
+    assert "X-Amz" not in page.content()
+    assert "Signature" not in page.content()
+
+
+def task_pages(page: Page, path: str) -> list[str]:
+    """Where the tasks of the first page of a list lead."""
+    page.goto(path)
+    links = page.locator("#tasks-table tbody a[href*='/task/']")
+    expect(links.first).to_be_visible()
+    return [str(link.get_attribute("href")) for link in links.all()]
 
 
 def test_no_list_of_tasks_or_workers_shows_a_grant_or_a_secret(page: Page, stack: Stack) -> None:
