@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SCREENSHOT = ROOT / "docs" / "images" / "flower.png"
 QUORATE = Path(sys.executable).parent / "quorate"
 WORKERS = 2
-VERSIONS = 8
+VERSIONS = 20 if os.environ.get("QUORATE_SCREENSHOTS") else 8
 LABEL = re.compile(r"v\d+ (photo|painting|cartoon)-\d train")
 EVERYWHERE = {
     "/tasks": " train",
