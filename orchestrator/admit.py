@@ -10,11 +10,11 @@ import torch
 
 from infra.blobs import BlobStore
 from orchestrator import keys
-from orchestrator.post import OWN
 from schemas.errors import BlobCorrupt, BlobMissing, CodecError
 from schemas.log import Open
 from schemas.messages import BlobRef, ClientResult, Rejected
 from workers.pipeline import Codec, open_update
+from workers.private import OWN
 from workers.tensors import Tensors, size
 from workers.training import one_thread
 

@@ -12,11 +12,11 @@ from orchestrator.commits import KEEP_EVERY, Commits
 from orchestrator.intake import Intake
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
-from orchestrator.post import OWN
 from orchestrator.rounds import discount
 from schemas.log import Accepted, Closed, Commit
 from schemas.messages import BlobRef
 from workers.method import Fold, State
+from workers.private import OWN
 from workers.tensors import Tensors
 from workers.training import one_thread
 

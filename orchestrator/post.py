@@ -9,9 +9,7 @@ from orchestrator import keys
 from schemas.experiment import Experiment
 from schemas.log import Open
 from schemas.messages import BlobRef, ClientSlot, Outlet, Ref, Task
-
-OWN = "private:"
-"""Keys of private state that stays at its site begin so: an opaque id, no object of the run."""
+from workers.private import OWN
 
 
 @dataclass(frozen=True)

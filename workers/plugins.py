@@ -78,7 +78,9 @@ def about(package: str) -> Iterator[About]:
     for path in _files(package):
         tree = ast.parse(path.read_text())
         for node in tree.body:
-            if isinstance(node, ast.ClassDef) and any(isinstance(n, ast.ClassDef) and n.name == "Params" for n in node.body):
+            if isinstance(node, ast.ClassDef) and any(
+                isinstance(n, ast.ClassDef) and n.name == "Params" for n in node.body
+            ):
                 text = ast.get_docstring(node) or ""
                 yield About(path.stem, text.partition("\n")[0], text, dict(_literals(node)))
 
