@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -11,6 +11,9 @@ from orchestrator.book import Book
 from schemas.experiment import Rounds
 from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Share
 from schemas.messages import BlobRef, ClientResult, Manifest
+
+SLOW = (HealthCheck.too_slow,)
+"""A busy machine is no fault of the code."""
 
 CLIENTS = ("ann", "bob", "cem", "dua", "eve")
 BLOB = BlobRef(key="some/blob", sha256="0" * 64, size=1)
@@ -392,5 +395,5 @@ class Life(RuleBasedStateMachine):
         assert (progress.next_expiry < math.inf) == bool(self.book.open)
 
 
-Life.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+Life.TestCase.settings = settings(deadline=None, suppress_health_check=SLOW, max_examples=60, stateful_step_count=40)
 test_whatever_happens_every_update_has_one_fate = Life.TestCase

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
@@ -24,6 +24,9 @@ from schemas.messages import (
     Task,
     TaskFailure,
 )
+
+SLOW = (HealthCheck.too_slow,)
+"""A busy machine is no fault of the code."""
 
 SECRET = "X-Amz-Signature=5ec2e7"
 BLOB = BlobRef(key="runs/r/model", sha256="ab" * 32, size=7)
@@ -134,7 +137,7 @@ def test_a_truncated_message_is_refused_wherever_it_is_cut(message: BaseModel) -
             type(message).model_validate_json(text[:cut])
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(st.binary(max_size=300))
 def test_random_bytes_are_no_message(data: bytes) -> None:
     for message in ALL_OF_THEM:
@@ -151,7 +154,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, suppress_health_check=SLOW, max_examples=200)
 @given(st.sampled_from(ALL_OF_THEM), st.data(), JSON)
 def test_a_message_with_anything_in_a_field_is_refused_or_means_what_it_says(
     message: BaseModel, data: st.DataObject, value: Any
@@ -251,7 +254,7 @@ def test_canonical_json_depends_on_the_value_alone() -> None:
         canonical({"a": float("nan")})
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(st.integers(0, 2**40), st.lists(st.text(max_size=5) | st.integers(0, 99), max_size=4))
 def test_a_derived_seed_depends_on_all_it_is_derived_from(seed: int, purpose: list[str | int]) -> None:
     found = derive(seed, *purpose)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.aggregators.mean import Mean
@@ -16,6 +16,9 @@ from schemas.messages import ALL
 from workers.method import State
 from workers.methods.fedavg import FedAvg
 from workers.tensors import Tensors
+
+SLOW = (HealthCheck.too_slow, HealthCheck.filter_too_much)
+"""A busy machine is no fault of the code."""
 
 TIMES = st.floats(0, 1000, allow_nan=False)
 
@@ -47,7 +50,7 @@ def situations(draw: st.DrawFn) -> tuple[Rounds, Progress, float]:
     return spec, Progress(accepted, asked, in_flight, opened, expiry), now
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(situations())
 def test_the_verdict_is_the_first_line_of_the_table_that_holds(situation: tuple[Rounds, Progress, float]) -> None:
     spec, p, now = situation
@@ -65,7 +68,7 @@ def test_the_verdict_is_the_first_line_of_the_table_that_holds(situation: tuple[
         assert isinstance(verdict, Wait)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(situations())
 def test_waiting_is_for_a_moment_to_come_at_which_something_changes(situation: tuple[Rounds, Progress, float]) -> None:
     spec, progress, now = situation
@@ -79,7 +82,7 @@ def test_waiting_is_for_a_moment_to_come_at_which_something_changes(situation: t
     assert not now < before < verdict.until or decide(spec, progress, before) == verdict
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(situations(), st.floats(0, 1))
 def test_one_more_update_never_turns_close_into_waiting(
     situation: tuple[Rounds, Progress, float], share: float
@@ -92,7 +95,7 @@ def test_one_more_update_never_turns_close_into_waiting(
     assert decide(spec, arrived, now) == Close()
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(situations(), st.floats(0, 500))
 def test_time_alone_never_turns_close_into_waiting(situation: tuple[Rounds, Progress, float], later: float) -> None:
     spec, progress, now = situation
@@ -100,7 +103,7 @@ def test_time_alone_never_turns_close_into_waiting(situation: tuple[Rounds, Prog
     assert decide(spec, progress, now + later) == Close()
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(situations(), st.lists(st.floats(0.001, 300), min_size=12, max_size=12))
 def test_a_round_without_arrivals_always_ends(situation: tuple[Rounds, Progress, float], lives: list[float]) -> None:
     spec, progress, now = situation
@@ -116,7 +119,7 @@ def test_a_round_without_arrivals_always_ends(situation: tuple[Rounds, Progress,
     assert verdict in (Close(), Abort())
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=SLOW)
 @given(situations())
 def test_nothing_is_closed_without_an_update_and_nothing_aborted_with_enough(
     situation: tuple[Rounds, Progress, float],
