@@ -3,7 +3,6 @@
 The checks go from cheap to dear: size before reading, hash before parsing, names and shapes before numbers.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -15,7 +14,7 @@ from schemas.log import Open
 from schemas.messages import BlobRef, ClientResult, Rejected
 from workers.pipeline import Codec, open_update
 from workers.private import OWN
-from workers.tensors import Tensors, size
+from workers.tensors import Tensors, is_finite, size
 from workers.training import one_thread
 
 _REASONS = {BlobMissing: "absent", BlobCorrupt: "corrupt", CodecError: "unreadable"}
@@ -78,7 +77,7 @@ def unlike(tensors: Tensors, model: Mapping[str, torch.Tensor]) -> Rejected | No
     for name, t in tensors.items():
         if t.dtype != torch.float32:
             return Rejected(reason="dtypes", detail=f"{name}: {t.dtype}")
-        if t.numel() and not all(math.isfinite(float(end)) for end in t.aminmax()):  # nan is both ends of what it is in
+        if not is_finite(t):
             return Rejected(reason="not finite", detail=name)
     return None
 

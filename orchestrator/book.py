@@ -177,6 +177,10 @@ class Book:
 
     # --- arrivals
 
+    def knows(self, task: Open) -> bool:
+        """Whether the task was asked before."""
+        return task.task_id in self.open or task.task_id in self.expired or task.task_id in self.finished
+
     def find(self, manifest: Manifest) -> Open | None:
         """The task that a manifest answers, open or expired; None if it is unknown, too old, or was answered before."""
         return self.open.get(manifest.task_id) or self.expired.get(manifest.task_id)

@@ -52,10 +52,10 @@ class Commits:
         """Say, once, how the run ended."""
         self._once(keys.final(self.run), canonical(final))
 
-    def put_model(self, tensors: Tensors) -> BlobRef:
-        """Store the tensors of a group under their content."""
+    def put_model(self, version: int, tensors: Tensors) -> BlobRef:
+        """Store the tensors of a group at a version."""
         data = pack(tensors)
-        return self._once(keys.model(self.run, digest(data)), data)
+        return self._once(keys.model(self.run, version, digest(data)), data)
 
     def get_model(self, blob: BlobRef) -> Tensors:
         """The tensors of a group. Raises BlobError."""

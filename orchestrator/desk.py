@@ -60,7 +60,8 @@ class Desk:
 
     def retry(self) -> None:
         """Go on with the round: ask replacements, with a new deadline."""
-        self._retry(self.log(Retried(version=self.book.version)))
+        decision = Retried(version=self.book.version, number=self.book.retries + 1)
+        self._retry(decision, self.log(decision))
 
     def redo(self, decision: Decision, at: float) -> None:
         """Act on a decision of an earlier life."""
@@ -74,7 +75,7 @@ class Desk:
             case Expired():
                 self._expire(decision, at)
             case Retried():
-                self._retry(at)
+                self._retry(decision, at)
 
     def _goes(self, task: Open) -> bool:
         model = self.lineage.models[task.base][task.group]
@@ -85,6 +86,8 @@ class Desk:
         return True
 
     def _ask(self, decision: Asked, at: float) -> None:
+        if any(self.book.knows(task) for task in decision.tasks):
+            return  # a log whose answer was lost may hold an entry twice
         self.book.asks(decision, at, instant=self.instant)
         for task in decision.tasks:
             size = self.lineage.models[task.base][task.group].size
@@ -106,6 +109,8 @@ class Desk:
         for client in task.clients:
             self.journal.record(event, at, self.book.version, client, **facts)
 
-    def _retry(self, at: float) -> None:
+    def _retry(self, decision: Retried, at: float) -> None:
+        if decision.number <= self.book.retries:
+            return
         self.book.retries_now(at)
         self.journal.record("retried", at, self.book.version, accepted=len(self.book.accepted))

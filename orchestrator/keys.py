@@ -3,7 +3,7 @@
 runs/<run>/experiment.json            the resolved experiment
 runs/<run>/setting/<sha>.json         with classes and backbone agreed on
 runs/<run>/versions/<n>.json          the commits
-runs/<run>/models/<sha>.safetensors   the tensors of a group
+runs/<run>/models/<n>-<sha>...        the tensors of a group at a version
 runs/<run>/journal/<n>-<sha>.jsonl    the events that a commit brought
 runs/<run>/updates/<task>/...         what workers upload
 runs/<run>/private/<task>/...         private state of simulated clients
@@ -44,9 +44,9 @@ def models(run: str) -> str:
     return f"{root(run)}models/"
 
 
-def model(run: str, sha256: str) -> str:
-    """The tensors of a group, by their content."""
-    return f"{models(run)}{sha256}.safetensors"
+def model(run: str, number: int, sha256: str) -> str:
+    """The tensors of a group at a version. By their content too, so a second write of them is no conflict."""
+    return f"{models(run)}{number:08d}-{sha256}.safetensors"
 
 
 def journal(run: str, number: int, sha256: str) -> str:

@@ -13,11 +13,12 @@ from orchestrator.intake import Intake
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.rounds import discount
+from schemas.errors import AggregationError
 from schemas.log import Accepted, Closed, Commit
 from schemas.messages import BlobRef
 from workers.method import Fold, State
 from workers.private import OWN
-from workers.tensors import Tensors
+from workers.tensors import Tensors, is_finite
 from workers.training import one_thread
 
 
@@ -44,9 +45,11 @@ class Lineage:
         Returns what stands under that version: this commit, or another loop's.
         """
         counted = book.closes(closed)
-        self._enter(book, counted, closed, at)
         self.state = self.merge(counted, closed.version)
-        stored = {group: self.commits.put_model(tensors) for group, tensors in self.state.tensors.items()}
+        self._enter(book, counted, closed, at)
+        stored = {
+            group: self.commits.put_model(closed.version + 1, tensors) for group, tensors in self.state.tensors.items()
+        }
         book.opens(closed.version + 1, at)
         self._give_up_stale(book, at)
         self._keep_models(book, stored)
@@ -61,13 +64,15 @@ class Lineage:
             fold = folds.setdefault(a.group, self.plan.method.fold(self.plan.aggregator))
             fold.add(a.client, self._step(a, version), a.weight, discount(self.spec, version - a.base))
         folded: Mapping[str, Tensors] = {group: fold.result() for group, fold in folds.items()}
-        return self.plan.method.merge(self.state, folded, self.spec.server_lr)
+        merged = self.plan.method.merge(self.state, folded, self.spec.server_lr)
+        if not all(is_finite(t) for tensors in merged.tensors.values() for t in tensors.values()):
+            raise AggregationError(f"version {version + 1} is not finite", hint="lower rounds.server_lr")
+        return merged
 
     def tidy(self) -> None:
         """Delete what no later version can refer to."""
-        kept = {blob.key for models in self.models.values() for blob in models.values()}
-        old = {b.key for n, models in self.dropped.items() if n % KEEP_EVERY for b in models.values()} - kept
-        for key in [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *sorted(old)]:
+        old = [blob.key for n, models in self.dropped.items() if n % KEEP_EVERY for blob in models.values()]
+        for key in [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *old]:
             if not key.startswith(OWN):
                 self.blobs.delete(key)
         self.intake.forget()
@@ -107,7 +112,7 @@ class Lineage:
         self.models[book.version] = stored
 
     def _snapshot(self, book: Book, counted: list[Accepted], closed: Closed, at: float, cursor: str) -> Commit:
-        server = self.commits.put_model(self.state.server) if self.state.server else None
+        server = self.commits.put_model(book.version, self.state.server) if self.state.server else None
         return Commit(
             **book.dump(),
             run=self.commit.run, at=at, setting=self.commit.setting, descriptions=self.commit.descriptions,

@@ -112,8 +112,7 @@ class Loop:
             return
         descriptions = self.lineage.commit.descriptions
         tasks = [self._evaluation(d.site, (*d.clients, *d.held_out)) for d in descriptions]
-        known = {*self.book.open, *self.book.expired, *self.book.finished}
-        if new := tuple(t for t in tasks if t.task_id not in known):
+        if new := tuple(t for t in tasks if not self.book.knows(t)):
             self.desk.ask(new)
 
     # --- listening

@@ -79,7 +79,7 @@ def parse(model: type[M], document: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as e:
-        location = e.errors()[0]["loc"]
+        location = plugins.first_of(e)["loc"]
         raise ConfigError(f"{where}: {plugins.complaint(e, _known_at(model, location))}") from None
 
 

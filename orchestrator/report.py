@@ -16,7 +16,7 @@ def build(run: str, events: list[Event], tensors: Mapping[str, Tensors]) -> Repo
     started, described, finished = first["started"], first["described"], first["finished"]
     if started is None or finished is None:
         raise RunFailed(f"run {run} has not ended", hint=f"quorate run --resume {run}")
-    version = max(e.version for e in events)
+    version = finished.version
     asked = sum(e.event == "asked" for e in events)
     entered = sum(e.facts["counted"] for e in events if e.event == "closed")
     return Report(

@@ -56,7 +56,7 @@ class Start:
         }
         self.journal.record("described", self.clock.now(), 0, **facts)
         ref = self.commits.put_setting(canonical(setting))
-        models = {group: self.commits.put_model(tensors) for group, tensors in self.init(ref, descriptions).items()}
+        models = {group: self.commits.put_model(0, tensors) for group, tensors in self.init(ref, descriptions).items()}
         return self.commits.write(
             Commit(
                 run=self.run, version=0, at=self.clock.now(), setting=ref, descriptions=descriptions,

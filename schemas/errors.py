@@ -14,10 +14,10 @@ QuorateError
 ├── StoreError             the state store or the stream cannot be reached
 ├── BusError               a task may or may not have been published: send the same task_id again
 ├── LeaseLost              another loop owns the run (exit code 3)
-├── RunFailed              the run ended without its last version; says why
-│   ├── QuorumError        too few updates, `retries` times
-│   └── Cancelled          an operator said so
-└── AggregationError       the fold or the merge cannot give a next state
+└── RunFailed              the run ended without its last version; says why
+    ├── QuorumError        too few updates, `retries` times
+    ├── AggregationError   the fold or the merge cannot give a next state
+    └── Cancelled          an operator said so
 
 A worker's bad input is none of these: it is a recorded rejection (`schemas.messages.Rejected`).
 """
@@ -106,5 +106,5 @@ class Cancelled(RunFailed):
     """An operator cancelled the run."""
 
 
-class AggregationError(QuorateError):
+class AggregationError(RunFailed):
     """The fold or the merge cannot give a next state."""

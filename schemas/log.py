@@ -86,10 +86,11 @@ class Expired(Frozen):
 
 
 class Retried(Frozen):
-    """Too few at the deadline: what is accepted stays, replacements are asked."""
+    """Too few at the deadline: what is accepted stays, replacements are asked. number: of the retry, from 1."""
 
     kind: Literal["retried"] = "retried"
     version: NonNegativeInt
+    number: int = Field(ge=1)
 
 
 class Closed(Frozen):

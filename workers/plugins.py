@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from schemas.base import Choice
 from schemas.errors import PluginError
@@ -54,13 +55,19 @@ def plugin_class(package: str, name: str, *, allowed: Collection[str] | None = N
 
 def complaint(error: ValidationError, known: Collection[str]) -> str:
     """The first thing pydantic found wrong, on one line, with the nearest known name for an unknown field."""
-    first = error.errors()[0]
+    first = first_of(error)
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = get_close_matches(str(first["loc"][-1]), list(known), n=1)
         return f"unknown key {where!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
+
+
+def first_of(error: ValidationError) -> ErrorDetails:
+    """The error to speak of: an unknown key before a missing one, because it is often what is missing, misspelt."""
+    found = error.errors()
+    return next((e for e in found if e["type"] == "extra_forbidden"), found[0])
 
 
 @dataclass(frozen=True)

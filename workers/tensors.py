@@ -5,6 +5,7 @@ Everything that crosses a process boundary is CPU tensors by name. No pickle any
 
 import hashlib
 import json
+import math
 
 import torch
 from safetensors import SafetensorError
@@ -55,6 +56,11 @@ def fingerprint(tensors: Tensors) -> str:
         seen.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode())
         seen.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
     return seen.hexdigest()
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number in it is nan or infinite: nan would be both the least and the greatest."""
+    return not tensor.numel() or all(math.isfinite(float(end)) for end in tensor.aminmax())
 
 
 def size(tensors: Tensors) -> int:

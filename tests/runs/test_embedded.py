@@ -160,3 +160,16 @@ def test_nothing_orphaned_remains_in_the_store(images: Path, tmp_path: Path) -> 
     kept = [p for p in (tmp_path / "blobs" / "runs" / "r").rglob("*") if p.is_file()]
     assert not [p for p in kept if "updates" in p.parts or "start" in p.parts]
     assert len([p for p in kept if "private" in p.parts]) <= 4, "one private state per client"
+
+
+def test_a_state_that_overflows_ends_the_run_with_the_reason(images: Path, tmp_path: Path) -> None:
+    report = run(small(images, rounds={**SYNC, "server_lr": 1e42}), tmp_path).report
+    assert (report.status, report.version) == ("failed", 0)
+    assert "not finite" in report.reason
+
+
+def test_models_of_every_tenth_version_stay_and_others_go(images: Path, tmp_path: Path) -> None:
+    rounds = {**SYNC, "versions": 12}
+    run(small(images, rounds=rounds, evaluate={"every": 0}), tmp_path)
+    kept = sorted(int(p.name[:8]) for p in (tmp_path / "blobs/runs/r/models").iterdir())
+    assert kept == [0, 10, 12]

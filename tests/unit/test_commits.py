@@ -145,17 +145,17 @@ def test_a_run_ends_once(commits: Commits) -> None:
 # --- models
 
 
-def test_a_model_lies_under_its_content_and_is_stored_once(commits: Commits) -> None:
+def test_a_model_lies_under_its_version_and_content_and_is_stored_once(commits: Commits) -> None:
     tensors = {"w": torch.arange(6.0).reshape(2, 3)}
-    ref = commits.put_model(tensors)
-    assert commits.put_model({"w": tensors["w"].clone()}) == ref
-    assert ref.key == keys.model(RUN, ref.sha256)
+    ref = commits.put_model(3, tensors)
+    assert commits.put_model(3, {"w": tensors["w"].clone()}) == ref
+    assert ref.key == keys.model(RUN, 3, ref.sha256)
     assert torch.equal(commits.get_model(ref)["w"], tensors["w"])
     assert list(commits.blobs.keys(keys.models(RUN))) == [ref.key]
 
 
 def _model(commits: Commits, value: float) -> BlobRef:
-    return commits.put_model({"w": torch.tensor([value])})
+    return commits.put_model(round(value), {"w": torch.tensor([value])})
 
 
 def test_sweeping_keeps_the_last_models_every_tenth_and_current_private_state(commits: Commits) -> None:

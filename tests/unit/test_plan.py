@@ -129,7 +129,7 @@ def test_a_resolved_experiment_reads_as_the_same_experiment(write: Any) -> None:
         (MINIMAL + "quorom: 3\n", "unknown key 'quorom'"),
         (MINIMAL + "codek: {name: raw}\n", "did you mean 'codec'?"),
         (MINIMAL + "rounds: {quorom: 3}\n", "unknown key 'rounds.quorom', did you mean 'quorum'?"),
-        (MINIMAL + "codec: {nam: raw}\n", "codec.name: Field required"),
+        (MINIMAL + "codec: {nam: raw}\n", "unknown key 'codec.nam', did you mean 'name'?"),
         (MINIMAL + "transforms: [{name: clip, parms: {}}]\n", "did you mean 'params'?"),
         (MINIMAL + "model: {backbone: {name: tiny, parms: {}}}\n", "did you mean 'params'?"),
         (MINIMAL + "simulate: {latency: {name: none, parms: {}}}\n", "did you mean 'params'?"),
