@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from infra import blobs, logs
+from infra import logs
 from infra.state import StateStore
 from infra.stream import Author, Stream
 from schemas.base import canonical
@@ -30,7 +30,7 @@ from workers.place import Place, Site, part
 from workers.plugins import complaint, load
 from workers.private import PoolPrivate, SitePrivate, upload
 from workers.setting import Setting
-from workers.tensors import Tensors, pack, unpack
+from workers.tensors import Tensors, pack
 from workers.training import accuracy, one_thread
 
 BEAT_S, LEASE_S = 1.0, 3.0
@@ -98,7 +98,7 @@ class Worker:
         method: Method = load("workers.methods", setting.experiment.method, allowed=self._place.allowed)
         if task.kind == "init":
             return _init(task, setting, method)
-        job = _Job(task, setting, method, unpack(blobs.get(task.inputs["model"])))
+        job = _Job(task, setting, method, self._place.model(task.inputs["model"]))
         work = self._train if task.kind == "train" else self._evaluate
         return Answer(results=tuple(work(job, slot) for slot in task.clients))
 

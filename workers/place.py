@@ -18,13 +18,14 @@ from schemas import experiment
 from schemas.base import Choice, canonical
 from schemas.errors import ConfigError, DataError
 from schemas.experiment import Experiment, SiteData
-from schemas.messages import Ref
+from schemas.messages import BlobRef, Ref
 from workers.data.features import Encoded, Features
 from workers.data.images import Indices
 from workers.data.owners import Owner, Owners, read_owners
 from workers.method import Examples
 from workers.plugins import load
 from workers.setting import Setting, agree
+from workers.tensors import Tensors, unpack
 from workers.training import one_thread
 
 K = TypeVar("K")
@@ -51,6 +52,7 @@ class Place:
         self._features: dict[bytes, Features] = {}
         self._owners: dict[bytes, Owners] = {}
         self._settings: dict[str, Setting] = {}
+        self._model: tuple[BlobRef | None, Tensors] = (None, {})
         self._encoded: WeakKeyDictionary[Owner, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
     def proposed(self, ref: Ref) -> experiment.Setting:
@@ -68,6 +70,16 @@ class Place:
             return agree(agreed, self.features(agreed.experiment.model.backbone))
 
         return _kept(self._settings, ref.blob.sha256, read)
+
+    @one_thread()
+    def model(self, ref: Ref) -> Tensors:
+        """The tensors of a model, for the caller alone. The last one is kept: many clients start from one version.
+
+        Raises BlobError, CodecError.
+        """
+        if self._model[0] != ref.blob:
+            self._model = (ref.blob, unpack(blobs.get(ref)))
+        return {name: t.clone() for name, t in self._model[1].items()}
 
     def features(self, backbone: Choice) -> Features:
         """The features of a backbone, which is loaded once. Raises PluginError, ConfigError."""

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from infra.blobs import readable
 from infra.clock import VirtualClock
 from infra.state import FileState
 from infra.stream import START, FileStream
@@ -17,7 +18,7 @@ from workers.codecs.raw import Raw
 from workers.execute import Worker
 from workers.failure import code_of, failure
 from workers.pipeline import RESIDUAL, open_update
-from workers.place import Site
+from workers.place import Place, Site
 from workers.tensors import Tensors, fingerprint, pack, unpack
 
 CLASSES = ("amber", "blue", "green")
@@ -98,6 +99,24 @@ def test_evaluation_at_version_0_reports_zero_shot_too(bench: Bench) -> None:
     assert [r.metrics["examples"] for r in first] == [6, 30]
     assert [r.metrics["accuracy"] for r in first] == [r.metrics["accuracy"] for r in later]
     assert all("zero_shot" in r.metrics for r in first) and not any("zero_shot" in r.metrics for r in later)
+
+
+def test_a_model_is_read_once_for_all_who_start_from_it(bench: Bench) -> None:
+    model = bench.model()
+    first = bench.do(bench.office.task("train", "a", ["flat-0"], model=model))
+    bench.office.blobs.delete(model.key)
+    again = bench.do(bench.office.task("train", "b", ["flat-0"], model=model))
+    assert bench.update(first.results[0].update).keys() == bench.update(again.results[0].update).keys()
+    other = model.model_copy(update={"sha256": "0" * 64})
+    assert bench.fail(bench.office.task("train", "c", ["flat-0"], model=other)).code == "infra"
+
+
+def test_what_a_client_does_to_its_model_stays_with_it(tmp_path: Path) -> None:
+    office = Office(tmp_path, experiment())
+    ref = readable(office.blobs, office.put("m", pack({"w": torch.ones(3)})), 60)
+    place = Place(tmp_path / "cache")
+    place.model(ref)["w"].zero_()
+    assert place.model(ref)["w"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_each_image_is_encoded_once_per_cache(tmp_path: Path) -> None:
