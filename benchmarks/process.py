@@ -1,5 +1,6 @@
 """A run in this process, in a folder that goes away: what `quorate run` does without servers, and nothing printed."""
 
+import shlex
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,4 +38,4 @@ def runtime(folder: Path, cache: Path) -> Runtime:
 
 def sets(overrides: Iterable[str]) -> str:
     """The overrides as a reader would type them."""
-    return " ".join(f"--set {o}" for o in overrides)
+    return " ".join(f"--set {shlex.quote(o)}" for o in overrides)
