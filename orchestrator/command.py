@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import yaml
@@ -13,10 +14,13 @@ from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
 from orchestrator import results, view
 from orchestrator import run as runs
-from orchestrator.plan import plan, read_experiment
+from orchestrator.plan import files_of, plan, read_experiment
 from orchestrator.shelf import named
 from schemas.errors import ConfigError, DataError
 from schemas.experiment import Experiment
+
+if TYPE_CHECKING:
+    from workers.data.owners import Owners
 
 RESUME_WAIT_S = 60.0
 """How long `--resume` waits for another loop's lease."""
@@ -25,7 +29,7 @@ RESUME_WAIT_S = 60.0
 def run(path: Path | None, *, name: str | None, resume: str | None, as_json: bool, overrides: tuple[str, ...]) -> int:
     """Run, show, keep; the exit code."""
     environment = settings.read()
-    logs.setup("warning")
+    logs.setup("error")  # what a worker in this process warns of is in the journal
     runtime = connect(environment, _here(environment))
     if path is not None:
         experiment = read_experiment(path, overrides)
@@ -35,6 +39,8 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
         name = named(resume)
         experiment = runs.recall(runtime, name)
     made = plan(experiment)
+    if environment.bus.startswith("local:"):
+        _owners(experiment, environment)
     console = Console(stderr=True, quiet=as_json)
     try:
         with view.View(experiment, name, console, made.versions) as shown:
@@ -47,7 +53,7 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
         sys.stdout.write(outcome.report.model_dump_json(indent=2) + "\n")
     else:
         view.show(outcome.report, Console())
-        click.echo(f"{folder}/ holds report.json, journal.jsonl, experiment.yaml and adapter.safetensors")
+        click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0 if outcome.report.status == "finished" else 1
 
 
@@ -74,10 +80,8 @@ def draw(out: Path, per_class: int, seed: int) -> None:
 
 def _look_at_data(experiment: Experiment, environment: Settings) -> None:
     from workers.data.features import decode  # noqa: PLC0415
-    from workers.data.owners import read_owners  # noqa: PLC0415
 
-    assert experiment.data is not None, "asked for only where there are data"
-    owners = read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
+    owners = _owners(experiment, environment)
     click.echo(f"# {len(owners.classes)} classes: {', '.join(owners.classes)}")
     for name, owner in (owners.clients | owners.held_out).items():
         for image in owner.images.paths:
@@ -89,6 +93,18 @@ def _look_at_data(experiment: Experiment, environment: Settings) -> None:
     if too_few:
         raise DataError(f"{len(owners.clients)} clients can never make the floor of {experiment.rounds.floor}",
                         hint="lower rounds.floor or split the data among more clients")  # fmt: skip
+
+
+def _owners(experiment: Experiment, environment: Settings) -> "Owners":
+    """Who owns what, if the work is to be done here. Raises ConfigError, DataError."""
+    from workers.data.owners import read_owners  # noqa: PLC0415
+
+    if experiment.data is None:
+        raise ConfigError("this experiment needs the workers of its sites", hint="set QUORATE_BUS to a Redis URL")
+    for name, path in files_of(experiment).items():
+        if not path.exists():
+            raise ConfigError(f"{name}: there is no {path}")
+    return read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
 
 
 def _free_name(runtime: Runtime, name: str) -> str:

@@ -73,18 +73,17 @@ class Intake:
         book.answered(task)
         self.journal.record(
             "answered", held.due, book.version, task=task.task_id, kind=task.kind, attempt=manifest.attempt,
-            worker=manifest.worker, seconds=manifest.seconds,
-            encodes=manifest.encodes,
+            worker=manifest.worker, seconds=manifest.seconds, encodes=manifest.encodes,
         )  # fmt: skip
         results = {result.client: result for result in reversed(manifest.results)}  # the first of a client counts
-        for client in task.clients:
-            if client not in results:
+        for client in (*task.clients, *sorted(set(results) - set(task.clients))):
+            result = results.get(client)
+            if result is None:
                 self._lose(book, task, client, held.due, "no result in the manifest")
-        for result in results.values():
-            if task.kind == "train":
+            elif task.kind == "train":
                 self._weigh_up(book, task, result, held.due, models[task.group])
-            elif result.client in task.clients:
-                self.journal.record("evaluated", held.due, task.base, result.client, **result.metrics)
+            elif client in task.clients:
+                self.journal.record("evaluated", held.due, task.base, client, **result.metrics)
 
     def _weigh_up(self, book: Book, task: Open, result: ClientResult, at: float, model: Tensors) -> None:
         found = self._admit(book, task, result, model)

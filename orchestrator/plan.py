@@ -172,10 +172,28 @@ def _absolute(experiment: Experiment, folder: Path) -> Experiment:
     return experiment.model_copy(update=changes)
 
 
+def files_of(experiment: Experiment) -> dict[str, Path]:
+    """Files and folders that the data set and the backbone name, by parameter."""
+    choices = [(FAMILIES["backbone"], experiment.model.backbone)]
+    if experiment.data is not None:
+        choices.append((FAMILIES["dataset"], _dataset(experiment.data)))
+    return {
+        f"{choice.name}.{name}": Path(str(choice.params[name]))
+        for package, choice in choices
+        for name in _path_fields(package, choice)
+        if choice.params.get(name)
+    }
+
+
+def _path_fields(package: str, choice: Choice) -> list[str]:
+    fields = plugins.plugin_class(package, choice.name).Params.model_fields
+    return [name for name, field in fields.items() if Path in _types(field.annotation)]
+
+
 def _paths(package: str, choice: Choice, folder: Path) -> dict[str, Any]:
     params = dict(choice.params)
-    for name, field in plugins.plugin_class(package, choice.name).Params.model_fields.items():
-        if Path in _types(field.annotation) and isinstance(params.get(name), str):
+    for name in _path_fields(package, choice):
+        if isinstance(params.get(name), str):
             params[name] = str(folder / Path(params[name]).expanduser())
     return params
 

@@ -36,7 +36,7 @@ def build(run: str, events: list[Event], tensors: Mapping[str, Tensors]) -> Repo
             e.version: tuple(e.facts["without"]) for e in events if e.event == "closed" and e.facts["without"]
         },
         encodes=_sum(events, ("answered",), "encodes"),
-        adapter_sha256=fingerprint(flat(tensors)),
+        adapter_sha256=fingerprint(flat(tensors)) if tensors else None,
         seed=started.facts["seed"],
         code_version=started.facts["code_version"],
         backbone_fingerprint=described.facts["fingerprint"] if described else "",

@@ -29,6 +29,7 @@ class View:
         self.total: Counter[str] = Counter()
         self.scores: dict[int, dict[str, float]] = {}
         self.trainers: set[str] = set()
+        self.told: set[int] = set()
         self.at, self.began = 0.0, 0.0
         self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
 
@@ -88,7 +89,8 @@ class View:
     def _evaluated(self, event: Event) -> None:
         scores = self.scores.setdefault(event.version, {})
         scores[str(event.client)] = event.facts.get("accuracy", float("nan"))
-        if self.trainers and self.trainers <= set(scores) and event.client == max(self.trainers):
+        if self.trainers <= set(scores) and event.version not in self.told:
+            self.told.add(event.version)
             self._say(f"v{event.version:<3} accuracy {self._accuracy(event.version)}")
 
     def _told(self, event: Event) -> None:
@@ -139,7 +141,8 @@ def size(count: int) -> str:
 
 def show(report: Report, console: Console) -> None:
     """The report as tables."""
-    console.print(_table(report, console.width))
+    if report.accuracy.final:
+        console.print(_table(report, console.width))
     if report.accuracy.held_out:
         console.print("* held out: nobody trains on it", highlight=False)
     lagged = f", mean staleness {report.mean_staleness:.2f} versions"
@@ -155,7 +158,8 @@ def show(report: Report, console: Console) -> None:
         f"asked updates{lagged}, {report.encodes} images encoded",
         highlight=False,
     )
-    console.print(f"adapter sha256 {report.adapter_sha256}", highlight=False, soft_wrap=True)
+    if report.adapter_sha256:
+        console.print(f"adapter sha256 {report.adapter_sha256}", highlight=False, soft_wrap=True)
 
 
 def _table(report: Report, width: int) -> Table:

@@ -90,7 +90,7 @@ class Task(Frozen):
     @property
     def label(self) -> str:
         """What an operator reads in the Celery monitor, e.g. `v7 client-3 train`."""
-        who = self.clients[0].client if self.clients else "site"
+        who = self.clients[0].client if self.clients else "all"
         more = f"+{len(self.clients) - 1}" if len(self.clients) > 1 else ""
         return f"v{self.base} {who}{more} {self.kind}"
 

@@ -45,7 +45,9 @@ class Report(Frozen):
     ledger: dict[Name, Share] = Field(description="numbers of updates per client; weight without unit")
     closed_without: dict[int, tuple[Name, ...]] = Field(description="per version, clients asked and not waited for")
     encodes: NonNegativeInt = Field(description="images passed through the backbone (0 if all were cached)")
-    adapter_sha256: Sha256 = Field(description="over sorted (name, dtype, shape, raw bytes) of the final tensors")
+    adapter_sha256: Sha256 | None = Field(
+        description="over sorted (name, dtype, shape, raw bytes) of the final tensors; null before version 0"
+    )
     seed: NonNegativeInt
     code_version: str
     backbone_fingerprint: str

@@ -120,7 +120,7 @@ def _dotted(name: str, allowed: Collection[str] | None) -> type[Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as e:
-        raise PluginError(f"cannot load {name!r}: {e}") from None
+        raise PluginError(f"cannot load {name!r}: {e}", hint="Python looks in PYTHONPATH; `.` is this folder") from None
     if not (isinstance(found, type) and hasattr(found, "Params")):
         raise PluginError(f"{name!r} is no plugin: a class with Params is needed")
     return found

@@ -170,7 +170,7 @@ def test_a_task_page_tells_where_it_ran_and_shows_no_grant(page: Page) -> None:
 def test_a_task_whose_process_was_killed_shows_why_and_no_grant(page: Page) -> None:
     (path,) = task_pages(page, "/tasks?state=FAILURE")
     page.goto(path)
-    expect(page.locator("body")).to_contain_text("v0 site describe")
+    expect(page.locator("body")).to_contain_text("v0 all describe")
     expect(page.locator("body")).to_contain_text("WorkerLostError")
     assert "X-Amz" not in page.content()
     assert "Signature" not in page.content()

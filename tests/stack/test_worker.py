@@ -135,7 +135,7 @@ def test_a_task_is_done_and_every_line_says_which(stack: Stack, images: Path) ->
     celerys = [line for line in of_task if line["logger"].startswith("celery.")]
     assert len(celerys) >= 2 and len(of_task) > len(celerys)
     for line in of_task:
-        assert {"run": "toy", "version": 0, "client": "site", "task_id": task.task_id}.items() <= line.items(), line
+        assert {"run": "toy", "version": 0, "client": "all", "task_id": task.task_id}.items() <= line.items(), line
     assert_unseen(stack, task)
 
 
@@ -184,7 +184,7 @@ def test_the_monitor_shows_labels_and_no_grant_and_a_lost_process_is_reported(st
         text = api("tasks")
     finally:
         flower.stop()
-    assert "v0 site describe" in text and done.task_id in text and dead.task_id in text
+    assert "v0 all describe" in text and done.task_id in text and dead.task_id in text
     assert "X-Amz" not in text + flower.log.read_text() and not worker.ended()
     assert_unseen(stack, dead, done)
 

@@ -52,7 +52,7 @@ def test_every_line_within_a_task_names_run_version_client_and_task(out: io.Stri
     expected = {"run": "demo", "version": 7, "client": "client-3", "task_id": "v7.client-3", "attempt": 1}
     assert expected.items() <= ours.items() and expected.items() <= celerys.items()
     assert (ours["event"], ours["loss"], celerys["event"]) == ("trained", 0.5, "Task x succeeded")
-    assert (following["version"], following["client"]) == (8, "site")
+    assert (following["version"], following["client"]) == (8, "all")
 
 
 def test_a_line_of_celerys_parent_gets_the_facts_from_id_and_representation(out: io.StringIO) -> None:

@@ -244,7 +244,7 @@ def test_an_operator_reads_version_client_and_kind() -> None:
     assert TASK.work == "v7-client-3-9.1"
     several = TASK.model_copy(update={"clients": tuple(ClientSlot(client=f"c{i}") for i in range(5))})
     assert several.label == "v7 c0+4 train"
-    assert TASK.model_copy(update={"clients": (), "kind": "describe", "base": 0}).label == "v0 site describe"
+    assert TASK.model_copy(update={"clients": (), "kind": "describe", "base": 0}).label == "v0 all describe"
 
 
 def test_canonical_json_depends_on_the_value_alone() -> None:
