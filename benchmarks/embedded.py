@@ -2,12 +2,12 @@
 
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
 from benchmarks import job, process
 from benchmarks.machine import Where, here
-from orchestrator.run import Outcome
 from schemas.base import Frozen
 from schemas.experiment import Experiment
 from schemas.log import Event
@@ -16,9 +16,9 @@ VERSIONS, REPETITIONS = 25, 3
 
 
 class Embedded(Frozen):
-    """Milliseconds per client update, one number per repetition: the median version's, and of processor time in all.
+    """Milliseconds per client update of the median version, one number per repetition: wall, and processor time.
 
-    Processor time of the whole process, start and end of the run included; it hardly depends on what else runs.
+    Processor time (all threads of the process) hardly depends on what else runs; without waiting both are the same.
     """
 
     where: Where
@@ -39,12 +39,14 @@ def measure(cache: Path) -> Embedded:
     )
 
 
-def ms_per_update(events: list[Event]) -> float:
-    """Median over the versions: from their first asking to the next one's, shared among the updates asked."""
-    asked = [e for e in events if e.event == "asked"]
-    first = {e.version: e.wall for e in reversed(asked)}
-    shares = [(first[n + 1] - first[n]) / sum(e.version == n for e in asked) for n in first if n + 1 in first]
-    return 1000 * median(shares)
+def ms_per_update(asked: list[tuple[int, float]]) -> float:
+    """Median over the versions: from their first asking to the next one's, shared among the updates asked.
+
+    asked: (version, seconds on some clock) of each asking, in order.
+    """
+    first = dict(reversed(asked))
+    counts = Counter(version for version, _ in asked)
+    return 1000 * median((first[n + 1] - first[n]) / counts[n] for n in first if n + 1 in first)
 
 
 def _repeated(experiment: Experiment, cache: Path) -> list[tuple[float, float]]:
@@ -53,11 +55,13 @@ def _repeated(experiment: Experiment, cache: Path) -> list[tuple[float, float]]:
 
 
 def _once(experiment: Experiment, cache: Path) -> tuple[float, float]:
-    began = time.process_time()
-    _, outcome = process.run(experiment, cache)
-    cpu = time.process_time() - began
-    return round(ms_per_update(outcome.events), 2), round(1000 * cpu / _updates(outcome), 2)
+    wall: list[tuple[int, float]] = []
+    cpu: list[tuple[int, float]] = []
 
+    def watch(event: Event) -> None:
+        if event.event == "asked":
+            wall.append((event.version, time.perf_counter()))
+            cpu.append((event.version, time.process_time()))
 
-def _updates(outcome: Outcome) -> int:
-    return sum(share.asked for share in outcome.report.ledger.values())
+    process.run(experiment, cache, watch)
+    return round(ms_per_update(wall), 2), round(ms_per_update(cpu), 2)

@@ -65,10 +65,11 @@ def _embedded(found: Embedded) -> str:
     for name, walls in found.median_ms.items():
         all_walls, cpus = (", ".join(f"{x:.1f}" for x in xs) for xs in (walls, found.cpu_ms[name]))
         rows.append([name, f"{median(walls):.1f}", all_walls, cpus, _verdict(median(walls), MOST_MS)])
-    heads = ["job", "ms per update", "repetitions", "processor ms per update, start and end included", "goal"]
+    heads = ["job", "ms per update", "repetitions", "of it on a processor", "goal"]
     return f"""## Embedded: one process, no server
 
-Wall milliseconds per client update, median version; the updates asked share the version's time.
+Wall milliseconds per client update, median version; the updates asked share the version's time. The column
+*of it on a processor* is what the process itself needed, and what the wall time comes to when nothing else runs.
 Goal: at most {MOST_MS:g} ms.
 
 {_table(heads, rows)}

@@ -2,7 +2,7 @@
 
 import shlex
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from infra.runtime import Runtime, connect
@@ -10,6 +10,7 @@ from infra.settings import Settings
 from orchestrator.plan import Plan, plan, read_experiment
 from orchestrator.run import Outcome, execute
 from schemas.experiment import Experiment
+from schemas.log import Event
 from workers.execute import Worker
 
 DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"
@@ -20,11 +21,15 @@ def demo(*overrides: str) -> Experiment:
     return read_experiment(DEMO, overrides)
 
 
-def run(experiment: Experiment, cache: Path) -> tuple[Plan, Outcome]:
-    """Plan and run it to its end. cache: folder of features and drawn data, kept between runs."""
+def unseen(event: Event) -> None:
+    """Nobody looks."""
+
+
+def run(experiment: Experiment, cache: Path, watch: Callable[[Event], None] = unseen) -> tuple[Plan, Outcome]:
+    """Plan and run it to its end. cache: folder of features and drawn data, kept between runs. watch: sees events."""
     made = plan(experiment)
     with tempfile.TemporaryDirectory(prefix="quorate-bench-") as folder:
-        return made, execute(made, runtime(Path(folder), cache), experiment.name, lambda event: None)
+        return made, execute(made, runtime(Path(folder), cache), experiment.name, watch)
 
 
 def runtime(folder: Path, cache: Path) -> Runtime:

@@ -44,7 +44,8 @@ def test_differences_are_taken_seed_by_seed() -> None:
 def test_a_version_lasts_from_its_first_asking_to_the_next_ones() -> None:
     events = [asked(0, 10.0), asked(0, 10.1), asked(1, 10.5), asked(1, 10.6), asked(2, 12.5)]
     assert overhead.seconds_per_version(events) == pytest.approx([0.5, 2.0])
-    assert embedded.ms_per_update(events) == pytest.approx(1000 * (0.5 / 2 + 2.0 / 2) / 2)
+    times = [(e.version, e.wall) for e in events]
+    assert embedded.ms_per_update(times) == pytest.approx(1000 * (0.5 / 2 + 2.0 / 2) / 2)
 
 
 def test_the_job_adds_one_in_every_version(tmp_path: Path) -> None:
