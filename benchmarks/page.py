@@ -69,7 +69,7 @@ def _embedded(found: Embedded) -> str:
     return f"""## Embedded: one process, no server
 
 Wall milliseconds per client update, median version; the updates asked share the version's time. The column
-*of it on a processor* is what the process itself needed, and what the wall time comes to when nothing else runs.
+*of it on a processor* is what the process itself needed, whatever else ran.
 Goal: at most {MOST_MS:g} ms.
 
 {_table(heads, rows)}
