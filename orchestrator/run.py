@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
 
+from pydantic import ValidationError
+
 from infra.runtime import Runtime
 from orchestrator import keys, report
 from orchestrator.commits import Commits
@@ -20,6 +22,7 @@ from schemas.errors import BlobExists, BlobMissing, Cancelled, ConfigError, RunF
 from schemas.experiment import Experiment
 from schemas.log import Commit, Event, Final
 from schemas.report import Report
+from workers.plugins import first_of
 from workers.tensors import Tensors
 
 LARGEST_EXPERIMENT = 16 * 1024 * 1024
@@ -63,12 +66,20 @@ def remember(experiment: Experiment, runtime: Runtime, run: str) -> None:
 
 
 def recall(runtime: Runtime, run: str) -> Experiment:
-    """The experiment of a run that was started before. Raises ConfigError if there is none."""
+    """The experiment of a run that was started before. Raises ConfigError if there is none, or none to be read."""
     try:
         text = runtime.blobs.read(keys.experiment(run), limit=LARGEST_EXPERIMENT)
     except BlobMissing:
         raise ConfigError(f"there is no run {run!r} in the store", hint="quorate runs lists them") from None
-    return Experiment.model_validate_json(text)
+    try:
+        return Experiment.model_validate_json(text)
+    except ValidationError as e:
+        found = first_of(e)
+        what = ": ".join(filter(None, [".".join(map(str, found["loc"])), found["msg"]]))
+        hint = "is it of another version of quorate?"
+        raise ConfigError(
+            f"the experiment of run {run!r} cannot be read: {' '.join(what.split())[:200]}", hint=hint
+        ) from None
 
 
 def known(runtime: Runtime, run: str) -> bool:
