@@ -91,15 +91,15 @@ class FileState:
 
     def flag(self, run: str, name: str) -> None:
         """As StateStore."""
-        self._write(self._path(run, f"flag.{name}"), "")
+        self._write(self._flag(run, name), "")
 
     def flagged(self, run: str, name: str) -> bool:
         """As StateStore."""
-        return self._path(run, f"flag.{name}").exists()
+        return self._flag(run, name).exists()
 
     def forget(self, run: str) -> None:
         """As StateStore."""
-        for path in self.root.glob(f"{run}.flag.*"):
+        for path in self.root.glob(f"{run}@*"):
             path.unlink(missing_ok=True)
         self._path(run, "json").unlink(missing_ok=True)
 
@@ -110,14 +110,21 @@ class FileState:
         """Nothing: work in this process is finished before anyone can ask."""
         return set()
 
+    def _flag(self, run: str, name: str) -> Path:
+        """No run's name holds an @, so no file of another run is taken for a flag of this one."""
+        return self._folder() / f"{run}@{name}"
+
     def _path(self, run: str, suffix: str) -> Path:
+        return self._folder() / f"{run}.{suffix}"
+
+    def _folder(self) -> Path:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise StoreError(f"{self.root}: {e.strerror}") from e
-        return self.root / f"{run}.{suffix}"
+        return self.root
 
     def _write(self, path: Path, value: str) -> None:
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps({"value": value, "written": time.time()}))
         os.replace(temporary, path)

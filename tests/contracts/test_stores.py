@@ -253,9 +253,35 @@ class TestState:
         state.forget(run)
         assert not state.flagged(run, "cancel") and state.load(run) is None
 
+    @pytest.mark.parametrize("more", [".flag.x", ".json", ".lock", "x"])
+    def test_forgetting_a_run_leaves_one_of_a_longer_name_alone(self, state: StateStore, run: str, more: str) -> None:
+        other = run + more
+        state.acquire(other, "a", 60)
+        state.save(other, "a", 60, "value")
+        state.flag(other, "cancel")
+        state.flag(run, "cancel")
+        state.forget(run)
+        assert not state.flagged(run, "cancel")
+        assert state.flagged(other, "cancel") and state.load(other) == "value"
+        state.release(other, "a")
+
     def test_nobody_works_on_nothing(self, state: StateStore, run: str) -> None:
         assert state.beating(run, []) == set()
         assert state.beating(run, ["v1.a.1"]) == set()
+
+
+def test_a_flag_in_files_is_never_a_file_of_another_run(tmp_path: Path) -> None:
+    state, stream = FileState(tmp_path), FileStream(tmp_path, WallClock())
+    for name in ("a", "a.flag", "a.flag.cancel"):
+        state.acquire(name, "me", 60)
+        state.save(name, "me", 60, name)
+        stream.append(name, "decision", "{}")
+        state.flag(name, "cancel")
+    before = {p.name for p in tmp_path.iterdir()}
+    state.forget("a")
+    assert before - {p.name for p in tmp_path.iterdir()} == {"a.json", "a@cancel"}
+    for name in ("a", "a.flag", "a.flag.cancel"):
+        state.release(name, "me")
 
 
 @pytest.mark.stack
