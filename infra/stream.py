@@ -60,10 +60,7 @@ class FileStream:
         entries = self._load(run)
         last = int(entries[-1].id) if entries else int(START)
         entry = Entry(str(last + 1), self.clock.now(), author, body)
-        try:
-            os.write(self._files[run], (json.dumps(vars(entry)) + "\n").encode())
-        except OSError as e:
-            raise StoreError(f"stream of {run}: {e.strerror}") from e
+        self._write(run, (json.dumps(vars(entry)) + "\n").encode())
         entries.append(entry)
         return entry
 
@@ -101,12 +98,37 @@ class FileStream:
     def _open(self, run: str) -> None:
         self._files[run] = os.open(self._path(run), os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
 
+    def _write(self, run: str, line: bytes) -> None:
+        """All of the line or nothing: on a full disk a part of it would become the head of the next one."""
+        file = self._files[run]
+        try:
+            end = os.fstat(file).st_size
+            written = os.write(file, line)
+            if written < len(line):
+                os.ftruncate(file, end)
+        except OSError as e:
+            raise StoreError(f"stream of {run}: {e.strerror}") from e
+        if written < len(line):
+            raise StoreError(f"stream of {run}: {written} of {len(line)} bytes written", hint="is the disk full?")
+
     def _load(self, run: str) -> list[Entry]:
         if run not in self._entries:
             self.root.mkdir(parents=True, exist_ok=True)
-            self._open(run)
-            data = self._path(run).read_bytes()
+            path = self._path(run)
+            data = path.read_bytes() if path.exists() else b""
             whole = data[: data.rfind(b"\n") + 1]
-            os.truncate(self._path(run), len(whole))
-            self._entries[run] = [Entry(**json.loads(line)) for line in whole.splitlines()]
+            entries = [_entry(line, path, number) for number, line in enumerate(whole.splitlines(), start=1)]
+            self._open(run)
+            os.ftruncate(self._files[run], len(whole))
+            self._entries[run] = entries
         return self._entries[run]
+
+
+def _entry(line: bytes, path: Path, number: int) -> Entry:
+    try:
+        found = Entry(**json.loads(line))
+        int(found.id)
+        float(found.at)
+    except (ValueError, TypeError, RecursionError):
+        raise StoreError(f"{path}: line {number} is damaged") from None
+    return found

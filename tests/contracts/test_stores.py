@@ -1,6 +1,7 @@
 """One suite over every store: what the protocols of infra/ promise holds for files, for an S3 and for Redis alike."""
 
 import json
+import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -428,6 +429,37 @@ class TestRedisStream:
 
 
 class TestFileStream:
+    def test_a_line_that_finds_no_room_is_taken_back(self, tmp_path: Path, run: str) -> None:
+        stream = FileStream(tmp_path, WallClock())
+        first = stream.append(run, "manifest", "first")
+        size = (tmp_path / f"{run}.stream").stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))  # as on a full disk: 10 bytes go, the rest not
+        try:
+            with pytest.raises(StoreError, match=f"stream of {run}: 10 of"):
+                stream.append(run, "manifest", "lost")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (tmp_path / f"{run}.stream").stat().st_size == size
+        next_one = stream.append(run, "manifest", "next")
+        now = stream_clock(stream)
+        for life in (stream, FileStream(tmp_path, WallClock())):
+            assert [(e.id, e.body) for e in life.read(run, START, now)] == [(first.id, "first"), (next_one.id, "next")]
+
+    @pytest.mark.parametrize(
+        "line", [b"", b"[]", b"\xff", b'{"id": "1"', b'{"id": "x", "at": 0, "author": "", "body": ""}', b"[" * 100_000]
+    )
+    def test_a_damaged_line_names_the_file_and_stays(self, tmp_path: Path, run: str, line: bytes) -> None:
+        FileStream(tmp_path, WallClock()).append(run, "manifest", "whole")
+        path = tmp_path / f"{run}.stream"
+        damaged = path.read_bytes() + line + b"\n"
+        path.write_bytes(damaged)
+        stream = FileStream(tmp_path, WallClock())
+        for _ in range(2):
+            with pytest.raises(StoreError, match=f"{path}: line 2 is damaged"):
+                stream.read(run, START, 0.0)
+        assert path.read_bytes() == damaged
+
     def test_a_torn_last_line_is_dropped(self, tmp_path: Path, run: str) -> None:
         FileStream(tmp_path, WallClock()).append(run, "manifest", "whole")
         with (tmp_path / f"{run}.stream").open("ab") as f:
