@@ -9,7 +9,7 @@ from infra.clock import VirtualClock
 from infra.state import FileState
 from infra.stream import START, FileStream
 from schemas.base import Choice
-from schemas.errors import BlobMissing, DataError, GrantRefused, StoreError
+from schemas.errors import BlobMissing, ConfigError, DataError, GrantRefused, StoreError
 from schemas.experiment import Data, SiteData
 from schemas.messages import ALL, BlobRef, Description, Manifest, TaskFailure
 from tests.toys import Office, ToyBackbone, experiment, paint
@@ -297,7 +297,18 @@ def test_zero_shot_runs_through_an_empty_model(tmp_path: Path) -> None:
     [
         (DataError("cannot read /ward/x.png: cut"), "DataError at site north: ...", "cannot read /ward/x.png: cut"),
         (KeyError("/ward/x.png"), "KeyError at site north: ...", "KeyError: '/ward/x.png'"),
-        (StoreError("cache /ward/y: full"), "cache <path> full", "cache /ward/y: full"),
+        (StoreError("cache /ward/y: full"), "StoreError at site north: ...", "cache /ward/y: full"),
+        (
+            StoreError("/St. Mary Hospital/a b/c: full"),
+            "StoreError at site north: ...",
+            "/St. Mary Hospital/a b/c: full",
+        ),
+        (ConfigError(r"St. Mary\a b: full"), "ConfigError at site north: ...", r"St. Mary\a b: full"),
+        (BlobMissing("file:///St. Mary: no"), "BlobMissing at site north: ...", "<url> Mary: no"),
+        (
+            StoreError("private state cannot be kept: No space left"),
+            *["private state cannot be kept: No space left"] * 2,
+        ),
         (BlobMissing("GET http://s3:1/a?sig=b no"), "GET <url> no", "GET <url> no"),
         (ValueError("file:///blobs/x is odd"), "ValueError at site north: ...", "ValueError: <url> is odd"),
     ],
@@ -306,6 +317,22 @@ def test_a_failure_tells_no_url_and_of_a_site_no_path(bench: Bench, error: Excep
     task, data = bench.office.task("train", "t"), SiteData(data=Data(params={}))
     assert failure(task, error).message == pool
     assert failure(task, error, Site("north", data)).message == site.replace("...", "the worker's log there says more")
+
+
+def test_a_site_does_not_name_the_file_behind_an_error_either(bench: Bench, tmp_path: Path) -> None:
+    task, site = bench.office.task("train", "t"), Site("north", SiteData(data=Data(params={})))
+    told = []
+    for words in ("weights St. Mary.pt: {e.strerror}", "private state cannot be read: {e.strerror}"):
+        try:
+            (tmp_path / "St. Mary.pt").read_bytes()
+        except OSError as e:
+            error = StoreError(words.format(e=e))
+            error.__context__ = e
+            told.append(failure(task, error, site).message)
+    assert told == [
+        "StoreError at site north: the worker's log there says more",
+        "private state cannot be read: No such file or directory",
+    ]
 
 
 def test_a_failure_without_end_is_cut(bench: Bench) -> None:
