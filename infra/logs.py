@@ -75,9 +75,14 @@ def _shared() -> list[Processor]:
 
 
 def _last(as_json: bool) -> list[Processor]:
-    renderer: Processor = structlog.processors.JSONRenderer(default=str) if as_json else structlog.dev.ConsoleRenderer()
-    chain: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    return [*chain, *([structlog.processors.format_exc_info] if as_json else []), _redact, renderer]
+    """Exceptions become text before signatures are cut: a traceback drawn later shows them, wrapped over lines."""
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    return [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        _redact,
+        structlog.processors.JSONRenderer(default=str) if as_json else console,
+    ]
 
 
 def _celery_facts(_: Any, __: str, event: Event) -> Event:

@@ -25,9 +25,23 @@ TASK = Task(
 )
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def out() -> Iterator[io.StringIO]:
-    stream, root = io.StringIO(), logging.getLogger()
+    yield from logging_to(io.StringIO())
+
+
+@pytest.fixture
+def terminal() -> Iterator[io.StringIO]:
+    yield from logging_to(Terminal())
+
+
+def logging_to(stream: io.StringIO) -> Iterator[io.StringIO]:
+    root = logging.getLogger()
     before, level = root.handlers[:], root.level
     logs.setup("debug", stream=stream)
     yield stream
@@ -81,6 +95,20 @@ def test_a_grant_never_comes_out(out: io.StringIO) -> None:
     logging.getLogger("celery.pool").debug("TaskPool: Apply (args:%r)", SECRET)
     assert len(lines(out)) == 3
     assert "0badcafe" not in out.getvalue()
+
+
+def test_a_grant_never_comes_out_on_a_terminal(terminal: io.StringIO) -> None:
+    log, signature = structlog.get_logger("workers"), "0badcafe" * 8
+    url = SECRET.replace("0badcafe", signature)
+    log.info("a task", url=url, nested={"urls": [url]})
+    for logger in (log, logging.getLogger("celery")):
+        try:
+            raise ValueError(f"{'long ' * 13}{url}")
+        except ValueError:
+            logger.exception("failed")
+    shown = terminal.getvalue()
+    assert shown.count("ValueError: long long") == 2 and shown.count("X-Amz-Signature=***") == 4
+    assert "0bad" not in shown and "cafe" not in shown
 
 
 def test_a_warning_is_a_log_line(out: io.StringIO) -> None:
