@@ -3,7 +3,7 @@
 from math import exp, log
 from random import Random
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from schemas.base import Frozen
 
@@ -17,7 +17,7 @@ class Lognormal:
     class Params(Frozen):
         """median_s: seconds of the median client. sigma: spread between clients. jitter: spread between tasks."""
 
-        median_s: PositiveFloat = 1.0
+        median_s: float = Field(1.0, gt=0, le=1e6)
         sigma: float = Field(1.0, ge=0, le=5)
         jitter: float = Field(0.3, ge=0, le=5)
 
@@ -25,6 +25,9 @@ class Lognormal:
         self.params = params
 
     def seconds(self, owner: Random, task: Random) -> float:
-        """Seconds until the answer; `owner` draws the client's speed, `task` the variation."""
+        """Seconds until the answer; `owner` draws the client's speed, `task` the variation.
+
+        `gauss` stays below sqrt(2 * 53 log 2) < 8.6, so the bounds of the parameters keep this below 1e6 * exp(86).
+        """
         p = self.params
         return exp(log(p.median_s) + p.sigma * owner.gauss(0, 1) + p.jitter * task.gauss(0, 1))

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.latencies.lognormal import Lognormal
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
+from schemas.errors import ConfigError
 from schemas.log import Open
 from tests.toys import experiment
 
@@ -103,3 +104,22 @@ def test_jitter_varies_the_tasks_of_one_client() -> None:
     varying = Lognormal(Lognormal.Params(jitter=0.3))
     logs = [math.log(varying.seconds(Random(1), Random(i))) for i in range(4000)]
     assert stdev(logs) == pytest.approx(0.3, rel=0.06)
+
+
+class Unlucky(Random):
+    """Draws the largest number below one, which gives the largest normal number: sqrt(2 * 53 log 2) = 8.57."""
+
+    def random(self) -> float:
+        return 1 - 2.0**-53
+
+
+def test_the_slowest_client_there_can_be_takes_a_finite_time() -> None:
+    latency = Lognormal(Lognormal.Params(median_s=1e6, sigma=5, jitter=5))
+    largest = math.log(1e6) + 10 * math.sqrt(2 * 53 * math.log(2))
+    assert math.log(latency.seconds(Unlucky(0), Unlucky(0))) == pytest.approx(largest)
+
+
+@pytest.mark.parametrize("median_s", [0, -1, 1.000001e6, 1e308, math.inf, math.nan, "soon"])
+def test_a_median_beyond_its_bounds_is_refused(median_s: Any) -> None:
+    with pytest.raises(ConfigError, match="median_s"):
+        _simulator(latency={"name": "lognormal", "params": {"median_s": median_s}})
