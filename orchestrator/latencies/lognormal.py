@@ -17,9 +17,9 @@ class Lognormal:
     class Params(Frozen):
         """median_s: seconds of the median client. sigma: spread between clients. jitter: spread between tasks."""
 
-        median_s: float = Field(1.0, gt=0, le=1e6)
-        sigma: float = Field(1.0, ge=0, le=5)
-        jitter: float = Field(0.3, ge=0, le=5)
+        median_s: float = Field(default=1.0, gt=0, le=1e6)
+        sigma: float = Field(default=1.0, ge=0, le=5)
+        jitter: float = Field(default=0.3, ge=0, le=5)
 
     def __init__(self, params: Params) -> None:
         self.params = params
