@@ -22,9 +22,6 @@ _REASONS = {BlobMissing: "absent", BlobCorrupt: "corrupt", CodecError: "unreadab
 LIGHTEST, HEAVIEST = 1e-12, 1e12
 """Weights are numbers of images or the like. Two of 1e308 would already make the mean of everybody nan."""
 
-STATISTIC = "stat."
-"""Names of absolute statistics begin so; only the method knows which there are."""
-
 
 @one_thread()
 def admit(
@@ -51,7 +48,7 @@ def unasked(result: ClientResult, task: Open, run: str) -> Rejected | None:
     blob, private = result.update, result.private
     if result.client not in task.clients:
         return Rejected(reason="other client", detail=f"{result.client} was not asked")
-    if blob is None or not keys.is_upload(blob, run, "updates", task.task_id, result.client):
+    if blob is None or not keys.is_upload(blob, run, "updates", task, result.client):
         return Rejected(reason="no update", detail="nothing under a key that was granted")
     if private is not None and not _granted(private, result.client, task, run):
         return Rejected(reason="private state", detail="not under a key that was granted")
@@ -67,11 +64,10 @@ def largest(model: Tensors) -> int:
 
 def unlike(tensors: Tensors, model: Mapping[str, torch.Tensor]) -> Rejected | None:
     """What keeps these tensors from being added to the model, or None."""
-    named = {name: t for name, t in tensors.items() if not name.startswith(STATISTIC)}
-    if set(named) != set(model):
-        odd = sorted(set(named) ^ set(model))
+    if set(tensors) != set(model):
+        odd = sorted(set(tensors) ^ set(model))
         return Rejected(reason="names", detail=f"differ in {', '.join(odd[:3])}")
-    for name, t in named.items():
+    for name, t in tensors.items():
         if t.shape != model[name].shape:
             return Rejected(reason="shapes", detail=f"{name}: {list(t.shape)} for {list(model[name].shape)}")
     for name, t in tensors.items():
@@ -84,5 +80,5 @@ def unlike(tensors: Tensors, model: Mapping[str, torch.Tensor]) -> Rejected | No
 
 def _granted(private: BlobRef, client: str, task: Open, run: str) -> bool:
     if task.site:
-        return private.key.startswith(OWN)
-    return keys.is_upload(private, run, "private", task.task_id, client)
+        return private.key == f"{OWN}{private.sha256}"
+    return keys.is_upload(private, run, "private", task, client)

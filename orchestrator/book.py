@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.rounds import Progress
+from schemas.errors import AggregationError
 from schemas.experiment import Rounds
 from schemas.log import Accepted, Asked, Closed, Commit, Held, Open, Resent, Share
 from schemas.messages import BlobRef, ClientResult, Manifest
@@ -43,6 +44,7 @@ class Book:
             open={o.task_id: o for o in commit.open}, expired={o.task_id: o for o in commit.expired},
             held=list(commit.held), finished=dict(commit.finished), seen=set(commit.seen), ledger=dict(commit.ledger),
             private=dict(commit.private), staleness=dict(commit.staleness),
+            accepted={(a.client, a.base): a for a in commit.accepted},
         )  # fmt: skip
 
     def dump(self) -> dict[str, Any]:
@@ -51,7 +53,7 @@ class Book:
             "version": self.version, "seq": self.seq, "open": tuple(self.open.values()),
             "expired": tuple(self.expired.values()), "held": tuple(self.held), "finished": self.finished,
             "seen": tuple(sorted(self.seen)), "ledger": self.ledger, "private": self.private,
-            "staleness": self.staleness,
+            "staleness": self.staleness, "accepted": tuple(self.accepted.values()),
         }  # fmt: skip
 
     # --- what there is
@@ -93,7 +95,7 @@ class Book:
     def without(self) -> tuple[str, ...]:
         """Clients of this round that are not waited for."""
         asked = {c for o in (*self.open.values(), *self.expired.values()) if self._of_this_round(o) for c in o.clients}
-        return tuple(sorted(asked))
+        return tuple(sorted(c for c in asked if (c, self.version) not in self.accepted))
 
     def _of_this_round(self, task: Open) -> bool:
         return task.kind == "train" and task.base == self.version
@@ -156,10 +158,18 @@ class Book:
         self.tried.clear()
 
     def closes(self, decision: Closed) -> list[Accepted]:
-        """The counted updates in client order; whatever else was accepted stays for the next version."""
+        """The counted updates in client order; whatever else was accepted stays, and is late by then.
+
+        Raises AggregationError if one of them is not there.
+        """
         keys = {(task_id, client) for task_id, client in decision.counted}
         counted = [a for a in self.accepted.values() if (a.task_id, a.client) in keys]
+        if len(counted) != len(keys):
+            raise AggregationError(f"{len(keys) - len(counted)} counted updates of version {self.version + 1} are gone")
         self.accepted = {k: a for k, a in self.accepted.items() if (a.task_id, a.client) not in keys}
+        for a in self.accepted.values():
+            if a.base == self.version:
+                self._count((a.client,), accepted=-1, late=1)
         return sorted(counted, key=lambda a: (a.client, a.base))
 
     def opens(self, version: int, at: float) -> None:
@@ -206,8 +216,8 @@ class Book:
         )  # fmt: skip
         self.accepted[result.client, task.base] = accepted
         self.seen.add((result.client, task.base))
-        if result.private is not None:
-            self.private[result.client] = result.private
+        if result.private is not None and self.private.get(result.client) == task.private.get(result.client):
+            self.private[result.client] = result.private  # a late answer to an older state must not take it back
         on_time = {"accepted": 1} if task.base == self.version else {"late": 1}
         self._count((result.client,), **on_time)
         return accepted

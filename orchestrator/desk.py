@@ -30,7 +30,7 @@ class Desk:
 
     def ask(self, tasks: tuple[Open, ...]) -> None:
         """Ask these tasks, all or none."""
-        decision = Asked(version=self.book.version, tasks=tasks)
+        decision = Asked(version=self.book.version, batch=self.book.batches, tasks=tasks)
         self._ask(decision, self.log(decision))
         self.send(tasks)
 
@@ -80,13 +80,13 @@ class Desk:
     def _goes(self, task: Open) -> bool:
         model = self.lineage.models[task.base][task.group]
         try:
-            self.post.send(task, self.lineage.commit.setting, model, self.book.private)
+            self.post.send(task, self.lineage.commit.setting, model)
         except BusError:
             return False
         return True
 
     def _ask(self, decision: Asked, at: float) -> None:
-        if any(self.book.knows(task) for task in decision.tasks):
+        if decision.batch < self.book.batches or any(self.book.knows(task) for task in decision.tasks):
             return  # a log whose answer was lost may hold an entry twice
         self.book.asks(decision, at, instant=self.instant)
         for task in decision.tasks:

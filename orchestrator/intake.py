@@ -3,8 +3,10 @@
 Reads the object store; sends nothing and decides nothing about rounds.
 """
 
+from collections.abc import Collection
+
 from orchestrator import keys
-from orchestrator.admit import admit
+from orchestrator.admit import admit, largest
 from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.journal import Journal
@@ -46,11 +48,11 @@ class Intake:
         """When the next held manifest may be let in; infinity if none is held."""
         return min((h.due for h in book.held), default=float("inf"))
 
-    def release(self, book: Book, now: float, models: dict[str, Tensors]) -> None:
-        """Let in what is due, in the order in which it fell due."""
-        due = sorted((h for h in book.held if h.due <= now), key=lambda h: (h.due, h.manifest.task_id))
-        book.held = [h for h in book.held if h.due > now]
-        for held in due:
+    def release(self, book: Book, now: float, models: dict[str, Tensors], named: Collection[str] = ()) -> None:
+        """Let in what is due, in the order in which it fell due; and the named tasks, due or not."""
+        due = [h for h in book.held if h.due <= now or h.manifest.task_id in named]
+        book.held = [h for h in book.held if h not in due]
+        for held in sorted(due, key=lambda h: (h.due, h.manifest.task_id)):
             self._let_in(book, held, models)
 
     def tensors(self, accepted: Accepted) -> Tensors:
@@ -59,10 +61,10 @@ class Intake:
             return self.kept[accepted.update.key]
         return open_update(self.commits.blobs.get(accepted.update), self.plan.codec)[0]
 
-    def forget(self) -> None:
-        """Nothing that was kept is needed any more."""
+    def forget(self, needed: Collection[str] = ()) -> None:
+        """Nothing that was kept is needed any more; of the rubbish, keys still needed wait for another time."""
         self.kept.clear()
-        self.rubbish.clear()
+        self.rubbish = [key for key in self.rubbish if key in needed]
         self.used = 0
 
     def _let_in(self, book: Book, held: Held, models: dict[str, Tensors]) -> None:
@@ -87,7 +89,11 @@ class Intake:
 
     def _weigh_up(self, book: Book, task: Open, result: ClientResult, at: float, model: Tensors) -> None:
         found = self._admit(book, task, result, model)
-        facts: dict[str, object] = {"task": task.task_id, "base": task.base, "bytes": _arrived(result, found)}
+        facts: dict[str, object] = {
+            "task": task.task_id,
+            "base": task.base,
+            "bytes": self._size_of_own(task, result, model),
+        }
         if isinstance(found, Rejected):
             if result.client in task.clients:
                 book.rejects(result.client)
@@ -96,20 +102,30 @@ class Intake:
             self.journal.record("rejected", at, book.version, result.client, **facts)
             return
         before = book.private.get(result.client)
-        if before is not None and result.private is not None:
-            self.rubbish.append(before.key)
         self._keep(book.accepts(task, result, at), found)
+        now = book.private.get(result.client)
+        self.rubbish.extend({b.key for b in (before, result.private) if b is not None and b != now})
         event = "accepted" if task.base == book.version else "late"
         facts |= {"weight": result.weight, "lag": book.lag(task), "metrics": result.metrics}
         self.journal.record(event, at, book.version, result.client, **facts)
 
+    def _size_of_own(self, task: Open, result: ClientResult, model: Tensors) -> int:
+        """Bytes of an update, if it lies where it should; no more than an update may have."""
+        blob = result.update
+        own = blob is not None and result.client in task.clients
+        if blob is None or not own or not keys.is_upload(blob, self.commits.run, "updates", task, result.client):
+            return 0
+        return min(blob.size, largest(model))
+
     def _discard(self, task: Open, result: ClientResult) -> None:
         """Refused blobs go, but only from where this client was given leave to write: the rest is not its to name."""
         for kind, blob in (("updates", result.update), ("private", result.private)):
-            if blob is not None and keys.is_upload(blob, self.commits.run, kind, task.task_id, result.client):
+            if blob is not None and keys.is_upload(blob, self.commits.run, kind, task, result.client):
                 self.rubbish.append(blob.key)
 
     def _admit(self, book: Book, task: Open, result: ClientResult, model: Tensors) -> Tensors | Rejected:
+        if book.version >= self.plan.versions:
+            return Rejected(reason="run over", detail="the last version is committed")
         if (result.client, task.base) in book.seen:
             return Rejected(reason="counted", detail=f"{result.client} has counted for version {task.base}")
         if book.lag(task) > self.plan.experiment.rounds.max_staleness:
@@ -133,8 +149,3 @@ class Intake:
         if self.used + size(tensors) <= BUDGET:
             self.kept[accepted.update.key] = tensors
             self.used += size(tensors)
-
-
-def _arrived(result: ClientResult, found: Tensors | Rejected) -> int:
-    """Bytes of an update: its checked size, or what the worker says where it was not let in."""
-    return result.payload_bytes if isinstance(found, Rejected) or result.update is None else result.update.size

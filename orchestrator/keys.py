@@ -11,6 +11,7 @@ runs/<run>/start/<task>.<attempt>     descriptions, and the tensors of version 0
 runs/<run>/final.json                 how it ended
 """
 
+from schemas.log import Open
 from schemas.messages import BlobRef
 
 
@@ -74,7 +75,6 @@ def upload(run: str, kind: str, task_id: str, attempt: int, client: str) -> str:
     return f"{uploads(run, kind)}{task_id}/{attempt}/{client}.safetensors"
 
 
-def is_upload(blob: BlobRef, run: str, kind: str, task_id: str, client: str) -> bool:
-    """Whether the blob lies where that client was given leave to write, in whichever attempt."""
-    begin, end = f"{uploads(run, kind)}{task_id}/", f"/{client}.safetensors"
-    return blob.key.startswith(begin) and blob.key.endswith(end) and blob.key[len(begin) : -len(end)].isdigit()
+def is_upload(blob: BlobRef, run: str, kind: str, task: Open, client: str) -> bool:
+    """Whether the blob lies where that client of that task was given leave to write, in whichever attempt."""
+    return blob.key in {upload(run, kind, task.task_id, n, client) for n in range(1, task.attempt + 1)}

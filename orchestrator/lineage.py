@@ -54,7 +54,9 @@ class Lineage:
         self._give_up_stale(book, at)
         self._keep_models(book, stored)
         self.commit = self._snapshot(book, counted, closed, at, cursor)
-        return self.commits.write(self.commit)
+        standing = self.commits.write(self.commit)
+        self.journal.events.clear()  # they are in the commit now, whatever happens next
+        return standing
 
     @one_thread()
     def merge(self, counted: list[Accepted], version: int) -> State:
@@ -69,14 +71,14 @@ class Lineage:
             raise AggregationError(f"version {version + 1} is not finite", hint="lower rounds.server_lr")
         return merged
 
-    def tidy(self) -> None:
-        """Delete what no later version can refer to."""
+    def tidy(self, book: Book) -> None:
+        """Delete what neither a later version nor an open task can refer to."""
+        needed = {blob.key for task in book.open.values() for blob in task.private.values()}
         old = [blob.key for n, models in self.dropped.items() if n % KEEP_EVERY for blob in models.values()]
         for key in [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *old]:
-            if not key.startswith(OWN):
+            if not key.startswith(OWN) and key not in needed:
                 self.blobs.delete(key)
-        self.intake.forget()
-        self.journal.events.clear()
+        self.intake.forget(needed)
 
     def _step(self, accepted: Accepted, version: int) -> Tensors:
         # A delta as it is, or with `apply: mix` (FedAsync) the way from the current model to base + delta.
@@ -93,6 +95,8 @@ class Lineage:
             weights[a.client] = weights.get(a.client, 0.0) + a.weight * discount(self.spec, closed.version - a.base)
         lags = Counter(closed.version - a.base for a in counted)
         book.weighs(weights, lags)
+        for a in book.accepted.values():  # it came while the round was being closed, so it counts in the next
+            self.journal.record("late", at, closed.version + 1, a.client, task=a.task_id, base=a.base, bytes=0)
         self.journal.record(
             "closed", at, closed.version + 1, counted=len(counted), late=len(counted) - lags[0],
             without=closed.without, seconds=at - book.opened_at, weights=weights, lags=lags,

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from infra.clock import VirtualClock
 from infra.runtime import Runtime
-from infra.stream import Entry
-from orchestrator import rounds
+from infra.stream import START, Entry
+from orchestrator import orders, rounds
 from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.desk import Desk
@@ -23,10 +23,11 @@ from orchestrator.plan import Plan
 from orchestrator.post import Post
 from orchestrator.simulate import Simulator
 from orchestrator.tenure import EVERY_S, Tenure
+from orchestrator.vigil import Vigil
 from schemas.base import derive
 from schemas.errors import QuorumError
-from schemas.log import DECISION, Closed, Commit, Event, Open
-from schemas.messages import ALL, Manifest, TaskFailure
+from schemas.log import Closed, Commit, Decision, Event, read_entry
+from schemas.messages import Manifest, TaskFailure
 
 
 class Loop:
@@ -39,13 +40,13 @@ class Loop:
         self.spec, self.clock = plan.experiment.rounds, runtime.bus.clock
         self.virtual = isinstance(self.clock, VirtualClock)
         self.journal = Journal(watch)
-        self.simulator = Simulator.of(plan, virtual=self.virtual)
-        self.intake = Intake(plan, commits, self.simulator, self.journal)
+        simulator = Simulator.of(plan, virtual=self.virtual)
+        self.intake = Intake(plan, commits, simulator, self.journal)
         self.lineage = Lineage(plan, runtime.blobs, commits, self.intake, self.journal)
         post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual)
         self.failed: dict[str, TaskFailure] = {}
-        self.silent: set[str] = set()
+        self.vigil = Vigil(self.run, runtime.state, simulator)
 
     def load(self, commit: Commit) -> None:
         """Stand where a commit stands."""
@@ -63,7 +64,7 @@ class Loop:
         self.replay()
         self.evaluate()
         while self.book.version < self.plan.versions:
-            self.ask()
+            self.absorb()
             self.turn()
             self.evaluate()
         while any(o.kind == "evaluate" for o in self.book.open.values()):
@@ -71,38 +72,54 @@ class Loop:
 
     def replay(self) -> None:
         """Take in the stream behind the commit without sending anything; then send what may not have been sent."""
+        if not self.virtual and self.runtime.state.load(self.run) is None:
+            self.book.forgets_sending()  # the state store was emptied, and perhaps the queues with it
         while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
+            if self.tenure.due():
+                self._keep_lease(self.book.version)
             for entry in entries:
                 if self.virtual:
                     self.clock.wait(entry.at)
                 self.take(entry, replaying=True)
                 if self.cursor != entry.id:
                     break  # another loop's version was adopted: go on from its cursor
-        for failure in self.failed.values():
+        self.settle()
+        for failure in list(self.failed.values()):
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
         self.desk.send(self.book.unsent())
 
     def turn(self) -> None:
-        """Do what the round rule says. Raises QuorumError."""
-        match rounds.decide(self.spec, self.book.progress(), self.clock.now()):
-            case rounds.Close():
-                self.close()
-            case rounds.Abort():
-                self.retry()
-            case rounds.Wait(until):
-                self.listen(until)
+        """Ask, or do what the round rule says. Raises QuorumError.
+
+        A round that can close does so before anyone else is asked; but one that has just opened asks first.
+        """
+        if self.spec.refill == "at_close" and self.ask():
+            return
+        verdict = rounds.decide(self.spec, self.book.progress(), self.clock.now())
+        if isinstance(verdict, rounds.Close):
+            self.close()
+        elif self.ask():
+            return
+        elif isinstance(verdict, rounds.Abort):
+            self.retry()
+        else:
+            self.listen(verdict.until)
 
     # --- asking
 
-    def ask(self) -> None:
-        """Ask as many free clients as the round rule allows."""
+    def ask(self) -> bool:
+        """Ask as many free clients as the round rule allows; whether that was a decision."""
         budget = self.book.budget()
-        free = self.book.free(self._site_of()) if budget else []
+        free = self.book.free(orders.sites(self.lineage.commit)) if budget else []
         if not budget or (not free and self.spec.refill == "at_arrival"):
-            return
+            return False
         random = Random(derive(self.plan.experiment.seed, self.book.version, "select", self.book.batches))
-        picked = self.plan.selector.pick(free, budget, random)
-        self.desk.ask(tuple(self._training(client, self.book.seq + i) for i, client in enumerate(picked)))
+        picked = [c for c in dict.fromkeys(self.plan.selector.pick(free, budget, random)) if c in free][:budget]
+        if not picked and self.spec.refill == "at_arrival":
+            return False
+        state, commit = self.lineage.state, self.lineage.commit
+        self.desk.ask(orders.training(self.book, commit, state, picked, self.clock.now()))
+        return True
 
     def evaluate(self) -> None:
         """Ask for an evaluation of the current version if it is due and not asked. It never blocks the next one."""
@@ -110,8 +127,7 @@ class Loop:
         last = version == self.plan.versions
         if not (version == 0 or (last and spec.final) or (spec.every and version % spec.every == 0)):
             return
-        descriptions = self.lineage.commit.descriptions
-        tasks = [self._evaluation(d.site, (*d.clients, *d.held_out)) for d in descriptions]
+        tasks = orders.evaluation(self.book, self.lineage.commit, self.clock.now())
         if new := tuple(t for t in tasks if not self.book.knows(t)):
             self.desk.ask(new)
 
@@ -125,6 +141,17 @@ class Loop:
         wake = wake if self.virtual else min(wake, self.clock.now() + EVERY_S)
         for entry in self.runtime.stream.read(self.run, self.cursor, wake):
             self.take(entry)
+        self.settle()
+
+    def absorb(self) -> None:
+        """Take in all that has come already. What is decided next then does not depend on whether this is a replay."""
+        while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
+            for entry in entries:
+                self.take(entry)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let in what is due, and give up what is overdue."""
         now = self.clock.now()
         self.intake.release(self.book, now, self.lineage.state.tensors)
         for task in [o for o in self.book.open.values() if self.book.expires(o) <= now]:
@@ -134,32 +161,36 @@ class Loop:
         """One entry of the stream. The loop's own decisions are news only in a replay."""
         self.cursor = entry.id
         try:
-            if entry.author == "manifest":
-                self.intake.receive(self.book, Manifest.model_validate_json(entry.body), entry.at)
-            elif entry.author == "failure":
-                self.fails(TaskFailure.model_validate_json(entry.body), entry.at, replaying)
-            elif replaying:
-                self.redo(entry)
+            said = read_entry(entry.author, entry.body)
         except ValidationError as e:
             reason = f"unreadable {entry.author}: {e.errors()[0]['msg']}"[:200]
             self.journal.record("ignored", entry.at, self.book.version, task="", reason=reason)
+            return
+        if isinstance(said, Manifest):
+            self.intake.receive(self.book, said, entry.at)
+        elif isinstance(said, TaskFailure):
+            self.fails(said, entry.at, replaying)
+        elif replaying:
+            self.redo(said, entry.at)
 
-    def redo(self, entry: Entry) -> None:
+    def redo(self, decision: Decision, at: float) -> None:
         """A decision of an earlier life. What a commit has taken in already is of an earlier version."""
-        decision = DECISION.validate_json(entry.body)
         if decision.version != self.book.version:
             return
-        self.intake.release(self.book, entry.at, self.lineage.state.tensors)
+        named = {task_id for task_id, _ in decision.counted} if isinstance(decision, Closed) else set()
+        self.intake.release(self.book, at, self.lineage.state.tensors, named)
         if isinstance(decision, Closed):
-            self.commit(decision, entry.at)
+            self.commit(decision, at)
         else:
-            self.desk.redo(decision, entry.at)
+            self.desk.redo(decision, at)
 
     def fails(self, failure: TaskFailure, at: float, replaying: bool) -> None:
         """A worker says that a task did not finish: `client` is final, the rest is sent again."""
         task = self.book.open.get(failure.task_id)
         if task is None or failure.run != self.run or failure.attempt != task.attempt:
             return
+        if task not in self.book.unanswered():
+            return  # its manifest is here, so it has been done after all
         if failure.code == "client":
             self.intake.gives_up(self.book, task, at, failure.message)
         elif replaying:
@@ -171,16 +202,8 @@ class Loop:
         """Extend the lease, send what the bus did not take, and see which workers have gone silent."""
         self._keep_lease(self.book.version)
         self.desk.send(self.book.unsent())
-        works = {f"{o.task_id}.{o.attempt}": o for o in self.book.unanswered()}
-        beating = self.runtime.state.beating(self.run, works) if works and not self.virtual else set()
-        for work in beating:
-            if works[work].started_at is None:
-                self.book.starts(works[work].task_id, self.clock.now())
-        silent = set() if self.virtual else {w for w, o in works.items() if o.started_at is not None} - beating
-        for task in [works[w] for w in sorted(silent & self.silent)]:  # twice, and no manifest came in between
-            if not self.simulator.drops(task):
-                self.desk.again(task.task_id, task.attempt, "worker gone")
-        self.silent = silent
+        for task in [] if self.virtual else self.vigil.look(self.book, self.clock.now()):
+            self.desk.again(task.task_id, task.attempt, "worker gone")
 
     # --- closing
 
@@ -206,29 +229,20 @@ class Loop:
         That the version exists already does not say who owns the run: the lease does.
         """
         standing = self.lineage.extend(self.book, closed, at, self.cursor)
-        self._keep_lease(standing.version)
+        whole = self.tenure.keep(standing.version)
         if standing != self.lineage.commit:
             self.load(standing)
-            return
-        self.lineage.tidy()
-        self.runtime.stream.trim(self.run, self.cursor)
+        else:
+            self.lineage.tidy(self.book)
+            self.runtime.stream.trim(self.run, self.cursor)
+        if not whole:
+            self._start_over()
 
     def _keep_lease(self, version: int) -> None:
-        if not self.tenure.keep(version):  # the state store was emptied, and perhaps the queues with it
-            self.book.forgets_sending()
+        if not self.tenure.keep(version):
+            self._start_over()
 
-    def _site_of(self) -> dict[str, str | None]:
-        return {client: d.site for d in self.lineage.commit.descriptions for client in d.clients}
-
-    def _training(self, client: str, seq: int) -> Open:
-        version = self.book.version
-        return Open(
-            task_id=f"v{version}-{client}-{seq}", kind="train", base=version, clients=(client,), attempt=1,
-            group=self.lineage.state.assignment.get(client, ALL), site=self._site_of()[client],
-            asked_at=self.clock.now(),
-        )  # fmt: skip
-
-    def _evaluation(self, site: str | None, clients: tuple[str, ...]) -> Open:
-        version, now = self.book.version, self.clock.now()
-        task_id = f"v{version}-evaluate-{site or 'pool'}"
-        return Open(task_id=task_id, kind="evaluate", base=version, clients=clients, attempt=1, site=site, asked_at=now)
+    def _start_over(self) -> None:
+        # The state store was emptied, and perhaps stream and queues with it: a new stream counts from its beginning.
+        self.book.forgets_sending()
+        self.cursor = START

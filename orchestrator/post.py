@@ -1,6 +1,5 @@
 """Turns an open task into a message with fresh grants, and sends it. Keeps nothing of what it sent."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infra.blobs import BlobStore, outlet, readable
@@ -21,11 +20,11 @@ class Post:
     blobs: BlobStore
     bus: Bus
 
-    def send(self, task: Open, setting: BlobRef, model: BlobRef | None, private: Mapping[str, BlobRef]) -> None:
+    def send(self, task: Open, setting: BlobRef, model: BlobRef | None) -> None:
         """Publish at least once. Raises BusError (unknown: send it again) and BlobError."""
-        self.bus.send(self.message(task, setting, model, private), task.site)
+        self.bus.send(self.message(task, setting, model), task.site)
 
-    def message(self, task: Open, setting: BlobRef, model: BlobRef | None, private: Mapping[str, BlobRef]) -> Task:
+    def message(self, task: Open, setting: BlobRef, model: BlobRef | None) -> Task:
         """The task with grants that live as long as its result could be admitted."""
         ttl = self._ttl(task)
         return Task(
@@ -35,7 +34,7 @@ class Post:
             kind=task.kind,
             base=task.base,
             group=task.group,
-            clients=tuple(self._slot(task, client, private.get(client), ttl) for client in task.clients),
+            clients=tuple(self._slot(task, client, ttl) for client in task.clients),
             setting=readable(self.blobs, setting, ttl),
             inputs={"model": readable(self.blobs, model, ttl)} if model else {},
             outputs=self._outputs(task, ttl),
@@ -43,8 +42,8 @@ class Post:
             deadline_s=self._deadline(task),
         )
 
-    def _slot(self, task: Open, client: str, private: BlobRef | None, ttl: float) -> ClientSlot:
-        state = None
+    def _slot(self, task: Open, client: str, ttl: float) -> ClientSlot:
+        state, private = None, task.private.get(client)
         if private is not None:
             state = Ref(blob=private) if private.key.startswith(OWN) else readable(self.blobs, private, ttl)
         return ClientSlot(client=client, private=state, outputs=self._uploads(task, client, ttl))

@@ -11,6 +11,7 @@ import yaml
 from orchestrator.report import flat
 from orchestrator.run import Outcome
 from schemas.base import canonical
+from schemas.errors import ConfigError
 from schemas.experiment import Experiment
 from workers.tensors import pack
 
@@ -21,6 +22,8 @@ def keep(outcome: Outcome, experiment: Experiment, folder: Path = FOLDER) -> Pat
     """Write experiment.yaml, journal.jsonl, report.json and adapter.safetensors, and show them all at once."""
     target = folder / outcome.report.run
     if target.exists():
+        if (target / "report.json").read_text() != _text(outcome):
+            raise ConfigError(f"{target} holds another run of this name", hint="move it away, or choose another --name")
         return target
     folder.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=folder))
@@ -28,7 +31,7 @@ def keep(outcome: Outcome, experiment: Experiment, folder: Path = FOLDER) -> Pat
         document = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (part / "experiment.yaml").write_text(document)
         (part / "journal.jsonl").write_bytes(b"".join(canonical(e) + b"\n" for e in outcome.events))
-        (part / "report.json").write_text(outcome.report.model_dump_json(indent=2) + "\n")
+        (part / "report.json").write_text(_text(outcome))
         if outcome.commit is not None:
             (part / "adapter.safetensors").write_bytes(adapter(outcome, experiment))
         part.chmod(0o755)
@@ -37,6 +40,10 @@ def keep(outcome: Outcome, experiment: Experiment, folder: Path = FOLDER) -> Pat
         shutil.rmtree(part, ignore_errors=True)
         raise
     return target
+
+
+def _text(outcome: Outcome) -> str:
+    return outcome.report.model_dump_json(indent=2) + "\n"
 
 
 def adapter(outcome: Outcome, experiment: Experiment) -> bytes:

@@ -50,7 +50,8 @@ def execute(plan: Plan, runtime: Runtime, run: str, watch: Callable[[Event], Non
     try:
         remember(plan.experiment, runtime, run)
         if commits.final() is None:
-            _finish(commits, runtime, _see_through(plan, runtime, commits, tenure, watch))
+            _finish(commits, _see_through(plan, runtime, commits, tenure, watch))
+        _clean(commits, runtime)
         return outcome(commits)
     finally:
         tenure.end()
@@ -123,13 +124,18 @@ def _see_through(
         return _Ending(journal, clock.now(), "failed", str(e))
 
 
-def _finish(commits: Commits, runtime: Runtime, ending: _Ending) -> None:
+def _finish(commits: Commits, ending: _Ending) -> None:
     last = commits.last()
     number = last.version if last else 0
     ending.journal.record("finished", ending.at, number, status=ending.status, reason=ending.reason)
     journal = commits.put_journal(number, ending.journal.events)
     final = Final(run=commits.run, status=ending.status, reason=ending.reason, version=number, journal=journal)
     commits.finish(final)
+
+
+def _clean(commits: Commits, runtime: Runtime) -> None:
+    """Leave nothing behind that nobody refers to. Done again if an earlier life did not come to its end."""
+    last = commits.last()
     if last is not None:
         commits.sweep(last)
     runtime.stream.delete(commits.run)

@@ -1,10 +1,12 @@
 """The beginning of a run: ask the owners what they hold, agree on classes and backbone, and commit version 0.
 
-Describe and init are tasks like any other, sent again when a worker is lost; nothing else is known yet.
+Describe and init are sent again when a worker says that it could not do them, or when the queues were emptied; a
+worker that vanishes without a word is waited for until `start_s`.
 """
 
 from collections.abc import Callable
 
+import torch
 from pydantic import ValidationError
 
 from infra.clock import VirtualClock
@@ -16,11 +18,11 @@ from orchestrator.plan import Plan
 from orchestrator.post import Post
 from orchestrator.tenure import EVERY_S, Tenure
 from schemas.base import canonical
-from schemas.errors import BusError, RunFailed
+from schemas.errors import BlobCorrupt, BlobMissing, BusError, CodecError, RunFailed
 from schemas.experiment import Setting
 from schemas.log import Commit, Event, Open
 from schemas.messages import ALL, BlobRef, Description, Manifest, TaskFailure
-from workers.tensors import Tensors, unpack
+from workers.tensors import Tensors, is_finite, unpack
 
 ATTEMPTS = 3
 LARGEST_DESCRIPTION = 16 * 1024 * 1024
@@ -70,7 +72,8 @@ class Start:
         setting = self.commits.put_setting(canonical(Setting(experiment=self.plan.experiment)))
         sites: tuple[str | None, ...] = self.plan.experiment.sites or (None,)
         answers = self.exchange([self._task("describe", site) for site in sites], setting)
-        found = tuple(self._description(m) for _, m in sorted(answers.items()))
+        asked = {_task_id("describe", site): site for site in sites}
+        found = tuple(self._description(m, asked[task_id]) for task_id, m in sorted(answers.items()))
         missing = [s for s in sites if _task_id("describe", s) not in answers]
         clients = [c for d in found for c in d.clients]
         if missing and len(clients) < max(1, self.plan.experiment.rounds.floor):
@@ -101,9 +104,8 @@ class Start:
         answers = self.exchange([task], setting)
         if task.task_id not in answers:
             raise RunFailed(f"run {self.run}: nobody made version 0: {self.runtime.bus.waiting(task.site)}")
-        blob = answers[task.task_id].outputs["state"]
         groups: dict[str, Tensors] = {ALL: {}}
-        for name, tensor in unpack(self.runtime.blobs.get(blob)).items():
+        for name, tensor in self._read_state(answers[task.task_id]).items():
             group, _, key = name.partition("/")
             groups.setdefault(group, {})[key] = tensor
         return groups
@@ -132,7 +134,9 @@ class Start:
             try:
                 if entry.author == "manifest":
                     manifest = Manifest.model_validate_json(entry.body)
-                    if waiting.pop(manifest.task_id, None) and self._is_whole(manifest):
+                    task = waiting.get(manifest.task_id)
+                    if task is not None and self._is_whole(manifest, task):
+                        del waiting[task.task_id]
                         answers[manifest.task_id] = manifest
                         facts = {"encodes": manifest.encodes, "seconds": manifest.seconds, "worker": manifest.worker}
                         self.journal.record("answered", entry.at, 0, task=manifest.task_id, **facts)
@@ -143,9 +147,11 @@ class Start:
                 self.journal.record("ignored", entry.at, 0, task="", reason=reason)
         return answers
 
-    def _is_whole(self, manifest: Manifest) -> bool:
-        prefix = f"{keys.root(self.run)}start/{manifest.task_id}."
-        return len(manifest.outputs) == 1 and all(b.key.startswith(prefix) for b in manifest.outputs.values())
+    def _is_whole(self, manifest: Manifest, task: Open) -> bool:
+        granted = {keys.start(self.run, task.task_id, n) for n in range(1, task.attempt + 1)}
+        name = {"describe": "description", "init": "state"}[task.kind]
+        blob = manifest.outputs.get(name)
+        return manifest.run == self.run and len(manifest.outputs) == 1 and blob is not None and blob.key in granted
 
     def _fails(self, failure: TaskFailure, waiting: dict[str, Open]) -> None:
         task = waiting.get(failure.task_id)
@@ -157,19 +163,33 @@ class Start:
 
     def _send(self, task: Open, setting: BlobRef) -> set[str]:
         try:
-            self.post.send(task, setting, None, {})
+            self.post.send(task, setting, None)
         except BusError:
             return set()
         return {task.task_id}
 
-    def _description(self, manifest: Manifest) -> Description:
+    def _description(self, manifest: Manifest, site: str | None) -> Description:
         blob = manifest.outputs["description"]
-        if blob.size > LARGEST_DESCRIPTION:
-            raise RunFailed(f"run {self.run}: a description of {blob.size} bytes is too large")
         try:
-            return Description.model_validate_json(self.runtime.blobs.get(blob))
-        except ValidationError as e:
-            raise RunFailed(f"run {self.run}: an unreadable description: {e.errors()[0]['msg']}") from None
+            if blob.size > LARGEST_DESCRIPTION:
+                raise BlobCorrupt(f"{blob.size} bytes are too many")
+            found = Description.model_validate_json(self.runtime.blobs.get(blob))
+        except (ValidationError, BlobMissing, BlobCorrupt) as e:
+            said = e.errors()[0]["msg"] if isinstance(e, ValidationError) else str(e)
+            raise RunFailed(f"run {self.run}: {site or 'the pool'} sent an unreadable description: {said}") from None
+        if found.site != site:
+            raise RunFailed(f"run {self.run}: {site or 'the pool'} described itself as {found.site or 'the pool'}")
+        return found
+
+    def _read_state(self, manifest: Manifest) -> Tensors:
+        try:
+            tensors = unpack(self.runtime.blobs.get(manifest.outputs["state"]))
+        except (CodecError, BlobMissing, BlobCorrupt) as e:
+            raise RunFailed(f"run {self.run}: version 0 is unreadable: {e}") from None
+        odd = sorted(k for k, t in tensors.items() if t.dtype != torch.float32 or not is_finite(t))
+        if odd:
+            raise RunFailed(f"run {self.run}: version 0 holds numbers that are not finite float32 in {odd[0]}")
+        return tensors
 
     def _task(self, kind: str, site: str | None) -> Open:
         facts = {"task_id": _task_id(kind, site), "kind": kind, "site": site, "asked_at": self.clock.now()}

@@ -35,16 +35,19 @@ class Tenure:
         return True
 
     def keep(self, version: int) -> bool:
-        """Extend the lease. False if the store had been emptied: the lease is taken again, the rest is not there.
+        """Extend the lease, or take it again if it has lapsed. False if the store was emptied: the rest is gone too.
 
         Raises LeaseLost, Cancelled.
         """
         answer = self.state.save(self.run, self.owner, LEASE_S, str(version))
         if answer == "taken" or (answer == "missing" and not self.state.acquire(self.run, self.owner, LEASE_S)):
             raise LeaseLost(f"run {self.run} is owned by another loop now")
+        emptied = answer == "missing" and self.state.load(self.run) is None
+        if answer == "missing":
+            self.state.save(self.run, self.owner, LEASE_S, str(version))
         if self.state.flagged(self.run, "cancel"):
             raise Cancelled(f"run {self.run} was cancelled")
-        return answer == "mine"
+        return not emptied
 
     def end(self) -> None:
         """Give the run up."""

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from schemas.base import WIRE, Frozen, Name, Wire
-from schemas.messages import ALL, BlobRef, Description, Kind, Manifest
+from schemas.messages import ALL, BlobRef, Description, Kind, Manifest, TaskFailure
 
 
 class Open(Frozen):
     """A task without its grants (they are secrets, and are made anew at each sending).
 
     asked_at, started_at: the run's clock; started_at is null until a worker is known to be at it.
-    sent: the bus has surely taken this attempt.
+    sent: the bus has surely taken this attempt. private: what the clients' private state was at the asking.
     """
 
     task_id: str
@@ -28,6 +28,7 @@ class Open(Frozen):
     asked_at: float
     started_at: float | None = None
     sent: bool = False
+    private: dict[Name, BlobRef] = {}
 
 
 class Accepted(Frozen):
@@ -51,10 +52,14 @@ class Held(Frozen):
 
 
 class Asked(Frozen):
-    """The loop asks these tasks, all or none of them. `version`, here and below: the open one, when it was decided."""
+    """The loop asks these tasks, all or none of them. `version`, here and below: the open one, when it was decided.
+
+    batch: how often clients had been asked to train since that version opened.
+    """
 
     kind: Literal["asked"] = "asked"
     version: NonNegativeInt
+    batch: NonNegativeInt = 0
     tasks: tuple[Open, ...]
 
 
@@ -106,6 +111,15 @@ Decision = Annotated[Asked | Sent | Resent | Expired | Retried | Closed, Field(d
 DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 
 
+def read_entry(author: str, body: str) -> Manifest | TaskFailure | Decision:
+    """What one entry of the stream says. Raises ValidationError."""
+    if author == "manifest":
+        return Manifest.model_validate_json(body)
+    if author == "failure":
+        return TaskFailure.model_validate_json(body)
+    return DECISION.validate_json(body)
+
+
 class Share(Frozen):
     """A client's line in the ledger, in numbers of updates. asked = the rest + what is still open.
 
@@ -137,8 +151,8 @@ class Commit(Frozen):
 
     models: of this and the recent versions that an admissible task may start from. finished: answered tasks and
     their bases; seen: (client, base) that have counted, both as far back as an answer could still be admitted.
-    cursor: the last entry of the stream that this commit has taken in. seq: number of tasks asked so far.
-    staleness: {lag: updates counted}.
+    accepted: admitted, but for a later version. cursor: the last entry of the stream that this commit has taken in.
+    seq: number of tasks asked so far. staleness: {lag: updates counted}.
     """
 
     wire: Wire = WIRE
@@ -155,6 +169,7 @@ class Commit(Frozen):
     open: tuple[Open, ...] = ()
     expired: tuple[Open, ...] = ()
     held: tuple[Held, ...] = ()
+    accepted: tuple[Accepted, ...] = ()
     finished: dict[str, int] = {}
     seen: tuple[tuple[Name, int], ...] = ()
     ledger: dict[Name, Share] = {}

@@ -3,11 +3,13 @@
 import math
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.book import Book
+from schemas.errors import AggregationError
 from schemas.experiment import Rounds
 from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Share
 from schemas.messages import BlobRef, ClientResult, Manifest
@@ -397,3 +399,64 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(deadline=None, suppress_health_check=SLOW, max_examples=60, stateful_step_count=40)
 test_whatever_happens_every_update_has_one_fate = Life.TestCase
+
+
+# --- what a crash, a straggler or a race must not change
+
+
+def _snapshot(book: Book) -> Commit:
+    facts = {"run": "r", "at": 5.0, "setting": BLOB, "descriptions": (), "models": {}, "cursor": "0", "journal": BLOB}
+    return Commit.model_validate({**book.dump(), **facts})
+
+
+def test_an_update_accepted_but_not_counted_is_late_and_survives_the_commit() -> None:
+    book = Book(_spec())
+    ann, bob = _ask(book, "ann", "bob")
+    _accept(book, ann)
+    _accept(book, bob)
+    counted = book.closes(Closed(version=0, counted=((ann.task_id, "ann"),), without=()))
+    book.opens(1, 5.0)
+    assert [a.client for a in counted] == ["ann"]
+    assert (book.ledger["bob"].accepted, book.ledger["bob"].late) == (0, 1)
+    restored = Book.of(_spec(), Commit.model_validate_json(_snapshot(book).model_dump_json()))
+    assert restored.accepted == book.accepted != {}
+
+
+def test_a_close_that_names_an_update_that_is_not_there_is_refused() -> None:
+    book = Book(_spec())
+    with pytest.raises(AggregationError, match="1 counted updates"):
+        book.closes(Closed(version=0, counted=(("v0-ann-0", "ann"),), without=()))
+
+
+def test_a_late_answer_to_an_older_private_state_does_not_take_it_back() -> None:
+    book = Book(_spec())
+    (old,) = _ask(book, "ann")
+    book.expires_now(old.task_id)
+    book.retries_now(1.0)
+    (new,) = _ask(book, "ann")
+    book.opens(1, 2.0)
+    newer, older = (BLOB.model_copy(update={"key": k}) for k in ("newer", "older"))
+    book.answered(new)
+    book.accepts(new, _result("ann", private=newer), 3.0)
+    book.answered(old)
+    book.accepts(old, _result("ann", private=older), 4.0)  # both began from no state: the first one moved it
+    assert book.private == {"ann": newer}
+
+
+def test_a_client_that_was_asked_again_and_counted_is_not_among_those_closed_without() -> None:
+    book = Book(_spec())
+    (lost,) = _ask(book, "ann")
+    book.expires_now(lost.task_id)
+    book.retries_now(1.0)
+    (again,) = _ask(book, "ann")
+    assert book.without() == ("ann",)
+    _accept(book, again)
+    assert book.without() == ()
+
+
+def test_a_client_counts_once_for_a_base_whatever_is_asked_twice() -> None:
+    book = Book(_spec())
+    (task,) = _ask(book, "ann")
+    _accept(book, task)
+    _close(book)
+    assert ("ann", 0) in book.seen and ("ann", 0) in Book.of(_spec(), _snapshot(book)).seen

@@ -1,0 +1,71 @@
+"""Who is at work: heard once and then silent twice is gone; never heard is not."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.state import FileState
+from orchestrator.book import Book
+from orchestrator.plan import plan
+from orchestrator.simulate import Simulator
+from orchestrator.vigil import Vigil
+from schemas.experiment import Rounds
+from schemas.log import Asked, Held, Open
+from schemas.messages import Manifest
+from tests.toys import experiment
+
+
+class Beats(FileState):
+    """A state store whose workers are heard as the test says."""
+
+    heard: set[str] = set()
+
+    def beating(self, run: str, works: object) -> set[str]:
+        return self.heard & set(works)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Beats:
+    return Beats(tmp_path)
+
+
+@pytest.fixture
+def book() -> Book:
+    made = Book(Rounds())
+    task = Open(task_id="v0-ann-0", kind="train", base=0, clients=("ann",), attempt=1, asked_at=0.0)
+    made.asks(Asked(version=0, tasks=(task,)), 0.0, instant=False)
+    return made
+
+
+@pytest.fixture
+def vigil(state: Beats) -> Vigil:
+    return Vigil("r", state, Simulator.of(plan(experiment()), virtual=False))
+
+
+def test_a_worker_that_was_never_heard_is_not_missed(book: Book, vigil: Vigil) -> None:
+    assert [vigil.look(book, t) for t in (1.0, 2.0, 3.0)] == [[], [], []]
+    assert book.open["v0-ann-0"].started_at is None
+
+
+def test_a_worker_heard_once_and_silent_twice_is_gone(book: Book, vigil: Vigil, state: Beats) -> None:
+    state.heard = {"v0-ann-0.1"}
+    assert vigil.look(book, 1.0) == []
+    assert book.open["v0-ann-0"].started_at == 1.0
+    state.heard = set()
+    assert vigil.look(book, 2.0) == []
+    assert [t.task_id for t in vigil.look(book, 3.0)] == ["v0-ann-0"]
+
+
+def test_one_silent_look_between_two_beats_is_forgiven(book: Book, vigil: Vigil, state: Beats) -> None:
+    for now, heard in enumerate([{"v0-ann-0.1"}, set(), {"v0-ann-0.1"}, set()]):
+        state.heard = heard
+        assert vigil.look(book, float(now)) == []
+
+
+def test_a_task_whose_manifest_is_here_has_lost_nobody(book: Book, vigil: Vigil, state: Beats) -> None:
+    state.heard = {"v0-ann-0.1"}
+    vigil.look(book, 1.0)
+    state.heard = set()
+    vigil.look(book, 2.0)
+    book.held.append(Held(due=9.0, manifest=Manifest(run="r", task_id="v0-ann-0", attempt=1, worker="w", seconds=1.0)))
+    assert vigil.look(book, 3.0) == []
