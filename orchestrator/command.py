@@ -16,7 +16,7 @@ from orchestrator import results, view
 from orchestrator import run as runs
 from orchestrator.plan import files_of, plan, read_experiment
 from orchestrator.shelf import named
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError
 from schemas.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -89,10 +89,6 @@ def _look_at_data(experiment: Experiment, environment: Settings) -> None:
         parts, classes = owner.parts, Counter(owner.images.labels.tolist())
         kind = "held out" if name in owners.held_out else f"{len(parts.train)} train, {len(parts.val)} val"
         click.echo(f"# {name}: {len(owner.images)} images of {len(classes)} classes: {kind}, {len(parts.test)} test")
-    too_few = experiment.rounds.floor > len(owners.clients)
-    if too_few:
-        raise DataError(f"{len(owners.clients)} clients can never make the floor of {experiment.rounds.floor}",
-                        hint="lower rounds.floor or split the data among more clients")  # fmt: skip
 
 
 def _owners(experiment: Experiment, environment: Settings) -> "Owners":
@@ -104,7 +100,21 @@ def _owners(experiment: Experiment, environment: Settings) -> "Owners":
     for name, path in files_of(experiment).items():
         if not path.exists():
             raise ConfigError(f"{name}: there is no {path}")
-    return read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
+    owners = read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
+    _fit(experiment, owners)
+    return owners
+
+
+def _fit(experiment: Experiment, owners: "Owners") -> None:
+    """Refuse what these owners can never do. Raises ConfigError."""
+    spec, count, named = experiment.rounds, len(owners.clients), experiment.model.classes
+    other = sorted(set(owners.classes) - set(named or owners.classes))
+    if other:
+        raise ConfigError(f"model.classes lacks {other[0]!r}, which the data have", hint="classes: null takes them all")
+    if spec.floor > count:
+        raise ConfigError(f"{count} clients can never make the floor of {spec.floor}", hint="lower rounds.floor")
+    if spec.refill == "at_arrival" and spec.quorum > count:
+        raise ConfigError(f"{count} clients can never make the quorum of {spec.quorum}", hint="lower rounds.quorum")
 
 
 def _free_name(runtime: Runtime, name: str) -> str:

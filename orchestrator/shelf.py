@@ -33,8 +33,11 @@ def show(name: str, *, as_json: bool) -> None:
 def cancel(name: str) -> None:
     """Ask the loop of a run to stop. Raises ConfigError if the store knows no such run."""
     runtime = connect(settings.read())
-    if next(iter(runtime.blobs.keys(f"runs/{named(name)}/")), None) is None:
+    stored = set(runtime.blobs.keys(f"runs/{named(name)}/"))
+    if not stored:
         raise ConfigError(f"there is no run {name!r} in the store", hint="quorate runs lists them")
+    if f"runs/{name}/final.json" in stored:
+        raise ConfigError(f"run {name} has ended already", hint=f"quorate report {name}")
     runtime.state.flag(name, "cancel")
     click.echo(f"run {name} will stop at its last version", err=True)
 

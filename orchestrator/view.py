@@ -58,7 +58,7 @@ class View:
                 self._closed(event)
             case "evaluated":
                 self._evaluated(event)
-            case "retried" | "resent" | "rejected":
+            case "retried" | "resent" | "rejected" | "lost" | "unevaluated":
                 self._told(event)
         if self.live:
             self.live.update(self._panel())

@@ -19,7 +19,7 @@ from infra import logs
 from infra.state import StateStore
 from infra.stream import Author, Stream
 from schemas.base import canonical
-from schemas.errors import ConfigError, StoreError
+from schemas.errors import ConfigError, DataError, StoreError
 from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task
 from workers.adapters import Cosine
 from workers.data.owners import Owner
@@ -99,8 +99,16 @@ class Worker:
         if task.kind == "init":
             return _init(task, setting, method)
         job = _Job(task, setting, method, self._place.model(task.inputs["model"]))
-        work = self._train if task.kind == "train" else self._evaluate
-        return Answer(results=tuple(work(job, slot) for slot in task.clients))
+        if task.kind == "train":
+            return Answer(results=tuple(self._train(job, slot) for slot in task.clients))
+        return Answer(results=tuple(r for slot in task.clients for r in self._evaluated(job, slot)))
+
+    def _evaluated(self, job: "_Job", slot: ClientSlot) -> list[ClientResult]:
+        try:
+            return [self._evaluate(job, slot)]
+        except DataError as e:  # one owner's unreadable image must not hide how the others do
+            log.warning("evaluation failed", who=slot.client, error=without_urls(str(e)))
+            return []
 
     def _describe(self, task: Task) -> Answer:
         asked = self._place.proposed(task.setting).experiment

@@ -173,3 +173,31 @@ def test_models_of_every_tenth_version_stay_and_others_go(images: Path, tmp_path
     run(small(images, rounds=rounds, evaluate={"every": 0}), tmp_path)
     kept = sorted(int(p.name[:8]) for p in (tmp_path / "blobs/runs/r/models").iterdir())
     assert kept == [0, 10, 12]
+
+
+def test_the_order_of_arrival_leaves_no_trace_in_the_bytes(images: Path, tmp_path: Path) -> None:
+    def arrivals(of: list[Event]) -> list[str | None]:
+        return [e.client for e in events(of, "accepted")]
+
+    at_once = run(small(images), tmp_path / "at-once")
+    mixed = run(small(images, simulate=SLOW), tmp_path / "mixed")
+    assert arrivals(at_once.events) != arrivals(mixed.events), "they did arrive in another order"
+    assert at_once.report.adapter_sha256 == mixed.report.adapter_sha256
+
+
+def test_one_owners_broken_image_hides_neither_its_name_nor_the_others(tmp_path: Path) -> None:
+    root = paint(tmp_path / "images")
+    victim = root / "flat" / "blue" / "003.png"
+    victim.write_bytes(victim.read_bytes()[:60])  # begins like an image, and ends in the middle
+    outcome = run(small(root, rounds={**SYNC, "quorum": 3, "floor": 3}), tmp_path)
+    lost = {e.client: str(e.facts["reason"]) for e in events(outcome.events, "lost")}
+    assert len(lost) == 1 and "003.png" in next(iter(lost.values()))
+    known = [a for a in outcome.report.accuracy.final.values() if a is not None]
+    assert len(known) == 3, "the other three are evaluated"
+
+
+def test_a_file_that_is_no_image_is_named_before_anything_runs(tmp_path: Path) -> None:
+    root = paint(tmp_path / "images")
+    (root / "flat" / "blue" / "zz.png").write_text("no image at all")
+    report = run(small(root), tmp_path).report
+    assert report.status == "failed" and "zz.png" in report.reason

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from schemas.errors import DataError
 
@@ -46,9 +47,12 @@ def read_folder(root: Path) -> Images:
     """The images of `<root>/<domain>/<class>/<file>`, sorted by domain, class and file name (ImageFolder's order).
 
     Classes are the sorted union over the domains. Hidden files are skipped, as are other files beside the folders.
-    Raises DataError for a missing or empty folder, and names a file that is no image or lies at the wrong level.
+    Raises DataError for a missing or empty folder, and names a file that is no image or lies at the wrong level. Of
+    each file the beginning is read; whether the rest is whole shows when it is decoded.
     """
     found = [(d.name, c.name, f) for d in _folders(root) for c in _folders(d) for f in _files(c)]
+    for _, _, path in found:
+        _begins_like_an_image(path)
     classes = tuple(sorted({name for _, name, _ in found}))
     index = {name: i for i, name in enumerate(classes)}
     return Images(
@@ -57,6 +61,16 @@ def read_folder(root: Path) -> Images:
         domains=tuple(domain for domain, _, _ in found),
         classes=classes,
     )
+
+
+def _begins_like_an_image(path: Path) -> None:
+    try:
+        with Image.open(path):
+            pass
+    except UnidentifiedImageError:
+        raise DataError(f"cannot read {path}: no image that Pillow knows") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
 
 
 def _folders(parent: Path) -> list[Path]:
