@@ -106,8 +106,8 @@ class Book:
         """Tasks go out. instant: they run as soon as they are sent, so their deadline counts from now."""
         for task in decision.tasks:
             self.open[task.task_id] = task.model_copy(update={"started_at": at}) if instant else task
-            self.seq += 1
-            if task.kind == "train":
+            if task.kind == "train":  # evaluations are not numbered: they must not change what is drawn for training
+                self.seq += 1
                 self.asked += len(task.clients)
                 self.tried.update(task.clients)
                 self._count(task.clients, asked=1)

@@ -152,7 +152,7 @@ class Commit(Frozen):
     models: of this and the recent versions that an admissible task may start from. finished: answered tasks and
     their bases; seen: (client, base) that have counted, both as far back as an answer could still be admitted.
     accepted: admitted, but for a later version. cursor: the last entry of the stream that this commit has taken in.
-    seq: number of tasks asked so far. staleness: {lag: updates counted}.
+    seq: number of training tasks so far. staleness: {lag: updates counted}.
     """
 
     wire: Wire = WIRE

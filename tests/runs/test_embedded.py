@@ -201,3 +201,13 @@ def test_a_file_that_is_no_image_is_named_before_anything_runs(tmp_path: Path) -
     (root / "flat" / "blue" / "zz.png").write_text("no image at all")
     report = run(small(root), tmp_path).report
     assert report.status == "failed" and "zz.png" in report.reason
+
+
+def test_how_often_is_evaluated_changes_nothing_else(images: Path, tmp_path: Path) -> None:
+    slow = {**SLOW, "dropout": 0.3}
+    reports = [
+        run(small(images, rounds=QUORUM, simulate=slow, evaluate={"every": every}), tmp_path / str(every)).report
+        for every in (0, 1)
+    ]
+    assert reports[0].adapter_sha256 == reports[1].adapter_sha256
+    assert reports[0].ledger == reports[1].ledger
