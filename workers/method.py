@@ -67,7 +67,7 @@ class Client:
 class Update:
     """What a client contributes.
 
-    tensors: float32 deltas from the incoming model; absolute statistics carry the prefix `stat.`.
+    tensors: float32 deltas from the incoming model, under its names.
     weight: its share in a weighted mean (often the number of training images). private: its next private state.
     """
 
