@@ -14,7 +14,7 @@ from schemas.log import Open
 from schemas.messages import BlobRef, ClientResult, Rejected
 from workers.pipeline import Codec, open_update
 from workers.private import OWN
-from workers.tensors import Tensors, is_finite, size
+from workers.tensors import Tensors, is_finite, norm, size
 from workers.training import one_thread
 
 _REASONS = {BlobMissing: "absent", BlobCorrupt: "corrupt", CodecError: "unreadable"}
@@ -22,14 +22,25 @@ _REASONS = {BlobMissing: "absent", BlobCorrupt: "corrupt", CodecError: "unreadab
 LIGHTEST, HEAVIEST = 1e-12, 1e12
 """Weights are numbers of images or the like. Two of 1e308 would already make the mean of everybody nan."""
 
+ROUNDED = 1 + 1e-6
+"""Float32 cannot say it better: who scales an update to the greatest norm must not be refused for the last digit."""
+
 
 @one_thread()
 def admit(
-    result: ClientResult, task: Open, run: str, *, model: Tensors, blobs: BlobStore, codec: Codec
+    result: ClientResult,
+    task: Open,
+    run: str,
+    *,
+    model: Tensors,
+    blobs: BlobStore,
+    codec: Codec,
+    max_norm: float | None = None,
 ) -> Tensors | Rejected:
     """The update's decoded float32 tensors, or why they do not count.
 
-    model: the tensors that the update must match in names and shapes. Raises BlobError if the store cannot say.
+    model: the tensors that the update must match in names and shapes. max_norm: the greatest L2 norm that counts.
+    Raises BlobError if the store cannot say.
     """
     refused = unasked(result, task, run)
     if refused is not None or result.update is None:
@@ -40,7 +51,7 @@ def admit(
         tensors, _ = open_update(blobs.get(result.update), codec)
     except (BlobMissing, BlobCorrupt, CodecError) as e:
         return Rejected(reason=_REASONS[type(e)], detail=e.message)
-    return unlike(tensors, model) or tensors
+    return unlike(tensors, model) or too_long(tensors, max_norm) or tensors
 
 
 def unasked(result: ClientResult, task: Open, run: str) -> Rejected | None:
@@ -76,6 +87,13 @@ def unlike(tensors: Tensors, model: Mapping[str, torch.Tensor]) -> Rejected | No
         if not is_finite(t):
             return Rejected(reason="not finite", detail=name)
     return None
+
+
+def too_long(tensors: Tensors, max_norm: float | None) -> Rejected | None:
+    """What an update of more than that L2 norm, over all its tensors together, is refused for; or None."""
+    if max_norm is None or (length := norm(tensors)) <= max_norm * ROUNDED:
+        return None
+    return Rejected(reason="norm", detail=f"{length:.6g}, at most {max_norm:g}")
 
 
 def _granted(private: BlobRef, client: str, task: Open, run: str) -> bool:

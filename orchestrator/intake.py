@@ -128,9 +128,11 @@ class Intake:
             return Rejected(reason="run over", detail="the last version is committed")
         if (result.client, task.base) in book.seen:
             return Rejected(reason="counted", detail=f"{result.client} has counted for version {task.base}")
-        if book.lag(task) > self.plan.experiment.rounds.max_staleness:
+        spec, blobs, codec = self.plan.experiment.rounds, self.commits.blobs, self.plan.codec
+        if book.lag(task) > spec.max_staleness:
             return Rejected(reason="too stale", detail=f"lags {book.lag(task)} versions")
-        return admit(result, task, self.commits.run, model=model, blobs=self.commits.blobs, codec=self.plan.codec)
+        run, max_norm = self.commits.run, spec.max_norm
+        return admit(result, task, run, model=model, blobs=blobs, codec=codec, max_norm=max_norm)
 
     def gives_up(self, book: Book, task: Open, at: float, reason: str) -> None:
         """A worker said that the task cannot be done: nobody of it answers any more."""

@@ -11,6 +11,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from schemas.base import Choice, Frozen, Name
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
+"""A year at most: whatever is made of such numbers stays finite."""
 
 
 class Data(Frozen):
@@ -45,20 +47,23 @@ class Rounds(Frozen):
     floor: fewest with which a deadline may close it. grace_s: how much longer than quorum to wait for the rest.
     max_staleness: most versions an update may lag. staleness: its discount. apply: `delta` adds updates to the
     current model, `mix` (FedAsync) moves it towards base + delta. retries: times that too few are asked again.
+    max_norm: an update of a greater L2 norm, as it arrives, is refused; null refuses none. Leave room for what a lossy
+    codec rounds and carries over.
     """
 
-    versions: NonNegativeInt = 20
-    in_flight: PositiveInt = 8
+    versions: int = Field(default=20, ge=0, le=99_999_999)
+    in_flight: int = Field(default=8, ge=1, le=1_000_000)
     quorum: PositiveInt = 6
     floor: PositiveInt = 4
-    grace_s: float = Field(default=2.0, ge=0)
-    deadline_s: PositiveFloat = 60.0
+    grace_s: Seconds = 2.0
+    deadline_s: Seconds = Field(default=60.0, gt=0)
     refill: Literal["at_close", "at_arrival"] = "at_close"
-    max_staleness: NonNegativeInt = 2
+    max_staleness: int = Field(default=2, ge=0, le=1_000_000)
     staleness: Literal["constant", "sqrt"] = "sqrt"
     apply: Literal["delta", "mix"] = "delta"
     server_lr: PositiveFloat = 1.0
-    retries: NonNegativeInt = 3
+    retries: int = Field(default=3, ge=0, le=1_000_000)
+    max_norm: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
@@ -89,7 +94,7 @@ class Simulate(Frozen):
 
     latency: Choice = Choice(name="none")
     dropout: Probability = 0.0
-    time_scale: float = Field(default=1.0, ge=0)
+    time_scale: float = Field(default=1.0, ge=0, le=1e6)
 
 
 class Experiment(Frozen):
@@ -108,7 +113,7 @@ class Experiment(Frozen):
     evaluate: Evaluate = Evaluate()
     simulate: Simulate | None = None
     sites: tuple[Name, ...] | None = None
-    start_s: PositiveFloat = 600.0
+    start_s: Seconds = Field(default=600.0, gt=0)
 
     @model_validator(mode="after")
     def _somebody_has_data(self) -> Self:

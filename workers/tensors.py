@@ -63,6 +63,11 @@ def is_finite(tensor: torch.Tensor) -> bool:
     return not tensor.numel() or all(math.isfinite(float(end)) for end in tensor.aminmax())
 
 
+def norm(tensors: Tensors) -> float:
+    """L2 norm of all numbers together, summed in float64."""
+    return math.hypot(*(float(torch.linalg.vector_norm(t, dtype=torch.float64)) for t in tensors.values()))
+
+
 def size(tensors: Tensors) -> int:
     """Raw bytes of all tensors."""
     return sum(t.numel() * t.element_size() for t in tensors.values())

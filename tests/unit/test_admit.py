@@ -321,6 +321,35 @@ def test_a_codec_that_decodes_to_another_dtype_is_noticed() -> None:
     assert refusal is not None and refusal.reason == "dtypes"
 
 
+@pytest.mark.parametrize(("factor", "said"), [(0.999, None), (1.0, None), (1.001, "norm"), (1e30, "norm")])
+def test_an_update_longer_than_the_bound_is_refused(door: Door, factor: float, said: str | None) -> None:
+    # Of 6 numbers 1 and 3 numbers 2 the L2 norm is sqrt(6 + 12).
+    update = {k: t * factor for k, t in _delta().items()}
+    result = ClientResult(client=CLIENT, update=door.put(_bytes(update)), weight=3.0)
+    found = admit(result, door.task, RUN, model=MODEL, blobs=door.blobs, codec=RAW, max_norm=math.sqrt(18))
+    assert (found.reason if isinstance(found, Rejected) else None) == said
+
+
+def test_the_bound_is_on_what_arrives_and_null_bounds_nothing(door: Door) -> None:
+    top = torch.full((3,), torch.finfo(torch.float32).max)
+    huge = ClientResult(client=CLIENT, update=door.put(_bytes(_delta(b=top))), weight=3.0)
+    asked = {"model": MODEL, "blobs": door.blobs, "codec": RAW}
+    assert not isinstance(admit(huge, door.task, RUN, **asked), Rejected)  # type: ignore[arg-type]
+    refused = admit(huge, door.task, RUN, max_norm=1e38, **asked)  # type: ignore[arg-type]
+    assert isinstance(refused, Rejected)  # the sum of squares is beyond float32, and is not infinite
+    assert refused.detail == f"{math.sqrt(3) * float(top[0]):.6g}, at most 1e+38"
+
+
+def test_a_client_that_shouts_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    desk = _desk(tmp_path, rounds={"max_norm": 5.0})
+    loud = _refs(desk.blobs, "bob", data=_bytes(_delta(w=torch.full((2, 3), 1e6)), client="bob"))
+    desk.hand_in(
+        ClientResult(client="ann", weight=3.0, **_refs(desk.blobs, "ann")),  # type: ignore[arg-type]
+        ClientResult(client="bob", weight=3.0, **loud),  # type: ignore[arg-type]
+    )
+    assert (desk.said("accepted"), desk.said("rejected")) == ([("ann", None)], [("bob", "norm")])
+
+
 def test_a_store_that_cannot_say_is_no_refusal(tmp_path: Path) -> None:
     door = Door(FileBlobs(tmp_path))
     (tmp_path / "runs").write_text("a file where a folder should be")

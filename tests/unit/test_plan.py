@@ -203,10 +203,49 @@ def test_aliases_that_would_grow_to_a_billion_are_refused_quickly(write: Any) ->
         ("{server_lr: 0}", "rounds.server_lr: "),
         ("{max_staleness: -1}", "rounds.max_staleness: "),
         ("{retries: -1}", "rounds.retries: "),
+        ("{retries: 1000001}", "rounds.retries: "),
+        ("{versions: 100000000}", "rounds.versions: "),  # the key of a version has eight digits
+        ("{versions: 1.5}", "rounds.versions: "),
+        ("{in_flight: 1000001}", "rounds.in_flight: "),
+        ("{max_staleness: 1000001}", "rounds.max_staleness: "),
+        ("{max_norm: 0}", "rounds.max_norm: "),
+        ("{max_norm: .inf}", "rounds.max_norm: "),
+        ("{deadline_s: 1e400}", "rounds.deadline_s: "),
+        ("{deadline_s: 1.0e+400}", "rounds.deadline_s: "),
+        ("{deadline_s: 31536001}", "rounds.deadline_s: "),
+        ("{grace_s: .nan}", "rounds.grace_s: "),
     ],
 )
 def test_impossible_numbers_are_refused(write: Any, rounds: str, says: str) -> None:
     assert says in _refusal(write(MINIMAL + f"rounds: {rounds}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("start_s: 0\n", "start_s: "),
+        ("start_s: -.inf\n", "start_s: "),
+        ("evaluate: {every: -1}\n", "evaluate.every: "),
+        ("simulate: {dropout: -0.1}\n", "simulate.dropout: "),
+        ("simulate: {dropout: .nan}\n", "simulate.dropout: "),
+        ("simulate: {time_scale: -1}\n", "simulate.time_scale: "),
+        ("simulate: {latency: {name: lognormal, params: {sigma: -1}}}\n", "lognormal: sigma: "),
+        ("data: {name: shapes, partition: {name: dirichlet, params: {clients: 4, alpha: 0}}}\n", "dirichlet: alpha: "),
+        ("data: {name: shapes, partition: {name: dirichlet, params: {clients: 4, alpha: -1}}}\n", "dirichlet: alpha: "),
+        ("data: {name: shapes, partition: {name: dirichlet, params: {clients: 0}}}\n", "dirichlet: clients: "),
+        (
+            "data: {name: shapes, partition: {name: by_domain, params: {clients_per_domain: 0}}}\n",
+            "clients_per_domain: ",
+        ),
+        ("data: {name: shapes, params: {per_class: 1.0e+400}}\n", "shapes: per_class: "),
+        ("transforms: [{name: clip, params: {norm: 0}}]\n", "clip: norm: "),
+        ("method: {name: fedclip, params: {lr: .nan}}\n", "fedclip: lr: "),
+    ],
+)
+def test_impossible_numbers_elsewhere_are_refused(write: Any, text: str, says: str) -> None:
+    key = text.partition(":")[0]
+    base = "\n".join(line for line in MINIMAL.splitlines() if not line.startswith(f"{key}:")) + "\n"
+    assert says in (told := _refusal(write(base + text))), told
 
 
 # --- --set
