@@ -76,6 +76,11 @@ class Commits:
         final = self.final()
         return [e for blob in [*blobs, *([final.journal] if final else [])] for e in self._events(blob)]
 
+    def beginning(self) -> list[Event]:
+        """The events that led to version 0; none before it."""
+        first = next(iter(self.blobs.keys(keys.versions(self.run))), None)
+        return self._events(self._commit(first).journal) if first else []
+
     def all(self) -> list[Commit]:
         """Every commit, in order."""
         return [self._commit(key) for key in self.blobs.keys(keys.versions(self.run))]

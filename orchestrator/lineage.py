@@ -3,6 +3,7 @@
 Merges and commits; decides neither when nor what is counted.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -12,7 +13,7 @@ from orchestrator.commits import KEEP_EVERY, Commits
 from orchestrator.intake import Intake
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
-from orchestrator.rounds import discount
+from orchestrator.rounds import discount, quorum_at
 from schemas.errors import AggregationError
 from schemas.log import Accepted, Closed, Commit
 from schemas.messages import BlobRef
@@ -38,15 +39,20 @@ class Lineage:
         self.plan.selector.load(commit.selector)
         self.intake.forget()
         self.journal.events.clear()
+        asked = {client: o.task_id for o in commit.open if o.kind == "train" for client in o.clients}
+        self.journal.record("loaded", commit.at, commit.version, open=asked)
 
     def extend(self, book: Book, closed: Closed, at: float, cursor: str) -> Commit:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.
 
         Returns what stands under that version: this commit, or another loop's.
         """
+        quorum = quorum_at(self.spec, book.progress())
         counted = book.closes(closed)
+        began = time.perf_counter()
         self.state = self.merge(counted, closed.version)
-        self._enter(book, counted, closed, at)
+        merged = time.perf_counter()
+        self._enter(book, counted, closed, at, quorum)
         stored = {
             group: self.commits.put_model(closed.version + 1, tensors) for group, tensors in self.state.tensors.items()
         }
@@ -56,6 +62,9 @@ class Lineage:
         self.commit = self._snapshot(book, counted, closed, at, cursor)
         standing = self.commits.write(self.commit)
         self.journal.events.clear()  # they are in the commit now, whatever happens next
+        if standing == self.commit:
+            spent = {"fold_s": merged - began, "commit_s": time.perf_counter() - merged}
+            self.journal.record("committed", at, standing.version, **spent)
         return standing
 
     @one_thread()
@@ -89,7 +98,7 @@ class Lineage:
         current = self.state.tensors[accepted.group]
         return {k: d + base[k] - current[k] if k in base else d for k, d in delta.items()}
 
-    def _enter(self, book: Book, counted: list[Accepted], closed: Closed, at: float) -> None:
+    def _enter(self, book: Book, counted: list[Accepted], closed: Closed, at: float, quorum: float | None) -> None:
         weights: dict[str, float] = {}
         for a in counted:
             weights[a.client] = weights.get(a.client, 0.0) + a.weight * discount(self.spec, closed.version - a.base)
@@ -97,9 +106,12 @@ class Lineage:
         book.weighs(weights, lags)
         for a in book.accepted.values():  # it came while the round was being closed, so it counts in the next
             self.journal.record("late", at, closed.version + 1, a.client, task=a.task_id, base=a.base, bytes=0)
+        opened = self.commit.at  # a retry begins the round anew for the rule, not for who waits
+        waited = {} if quorum is None else {"quorum_s": quorum - opened, "grace_s": at - quorum}
         self.journal.record(
             "closed", at, closed.version + 1, counted=len(counted), late=len(counted) - lags[0],
-            without=closed.without, seconds=at - book.opened_at, weights=weights, lags=lags,
+            updates=[(a.client, a.base) for a in counted],
+            without=closed.without, seconds=at - opened, weights=weights, lags=lags, **waited,
         )  # fmt: skip
 
     def _give_up_stale(self, book: Book, at: float) -> None:

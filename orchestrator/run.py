@@ -14,6 +14,7 @@ from orchestrator import keys, report
 from orchestrator.commits import Commits
 from orchestrator.journal import Journal
 from orchestrator.loop import Loop
+from orchestrator.news import News
 from orchestrator.plan import Plan
 from orchestrator.start import Start
 from orchestrator.tenure import Tenure
@@ -50,7 +51,9 @@ def execute(plan: Plan, runtime: Runtime, run: str, watch: Callable[[Event], Non
     try:
         remember(plan.experiment, runtime, run)
         if commits.final() is None:
-            _finish(commits, _see_through(plan, runtime, commits, tenure, watch))
+            news = News(watch)
+            news.recall(commits.beginning())
+            _finish(commits, _see_through(plan, runtime, commits, tenure, news.watch))
         _clean(commits, runtime)
         return outcome(commits)
     finally:

@@ -53,6 +53,7 @@ class Start:
         facts = {
             "clients": described,
             "held_out": held_out,
+            "domains": {c: names for d in descriptions for c, names in d.domains.items()},
             "classes": setting.classes,
             "fingerprint": setting.fingerprint,
         }
