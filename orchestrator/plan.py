@@ -114,7 +114,7 @@ def compatible(made: Plan) -> str | None:
         return f"method {e.method.name} sends exact numbers, so transforms would falsify them; use none"
     if not traits.sums and getattr(made.aggregator, "needs_sums", True):
         return f"updates of method {e.method.name} may not be added, as aggregator {e.aggregator.name} does"
-    discounts = e.rounds.max_staleness > 0 and e.rounds.staleness != "constant"
+    discounts = e.rounds.max_staleness > 0 and e.rounds.staleness.name != "constant"
     if discounts and not traits.discounted:
         return f"updates of method {e.method.name} may not be discounted; use staleness: constant or max_staleness: 0"
     return None
@@ -146,14 +146,12 @@ def _override(document: dict[str, Any], override: str) -> None:
 
 def _known_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Field names beside the last part of a location: what an unknown key may have meant."""
-    found: type[BaseModel] = model
+    found: list[type[BaseModel]] = [model]
     for part in location[:-1]:
-        field = found.model_fields.get(str(part))
-        inner = [t for t in _types(field.annotation) if isinstance(t, type)] if field else []
-        nested = [t for t in inner if issubclass(t, BaseModel)]
-        if nested:
-            found = nested[0]
-    return list(found.model_fields)
+        fields = [field for m in found if (field := m.model_fields.get(str(part)))]
+        inner = [t for field in fields for t in _types(field.annotation) if isinstance(t, type)]
+        found = [t for t in inner if issubclass(t, BaseModel)] or found  # a part that is no field tells a union apart
+    return list(dict.fromkeys(name for m in found for name in m.model_fields))
 
 
 def _types(annotation: Any) -> list[Any]:

@@ -74,8 +74,5 @@ def decide(spec: Rounds, progress: Progress, now: float) -> Verdict:
 
 
 def discount(spec: Rounds, lag: int) -> float:
-    """Weight of an update that lags `lag` merges of its group: 1 for none, never growing, in (0, 1].
-
-    `sqrt` is 1/sqrt(1 + lag) (FedBuff, arXiv 2106.06639).
-    """
-    return 1.0 if spec.staleness == "constant" else (1.0 + lag) ** -0.5
+    """Weight of an update that lags `lag` merges of its group: 1 for none, never growing, in (0, 1]."""
+    return spec.staleness.of(lag)

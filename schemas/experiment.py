@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from schemas.base import Choice, Frozen, Name
+from schemas.staleness import Sqrt, Staleness
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
@@ -45,8 +46,9 @@ class Rounds(Frozen):
 
     versions: how many to commit. in_flight: most tasks out at once. quorum: updates that close a version.
     floor: fewest with which a deadline may close it. grace_s: how much longer than quorum to wait for the rest.
-    max_staleness: most versions an update may lag. staleness: its discount. apply: `delta` adds updates to the
-    current model, `mix` (FedAsync) moves it towards base + delta. retries: times that too few are asked again.
+    max_staleness: most versions an update may lag. staleness: how that discounts it (schemas.staleness).
+    apply: `delta` adds updates to the current model, `mix` (FedAsync) moves it towards base + delta.
+    retries: times that too few are asked again.
     max_norm: an update of a greater L2 norm, as it arrives, is refused; null refuses none. Leave room for what a lossy
     codec rounds and carries over.
     """
@@ -59,7 +61,7 @@ class Rounds(Frozen):
     deadline_s: Seconds = Field(default=60.0, gt=0)
     refill: Literal["at_close", "at_arrival"] = "at_close"
     max_staleness: int = Field(default=2, ge=0, le=1_000_000)
-    staleness: Literal["constant", "sqrt"] = "sqrt"
+    staleness: Staleness = Sqrt()
     apply: Literal["delta", "mix"] = "delta"
     server_lr: PositiveFloat = 1.0
     retries: int = Field(default=3, ge=0, le=1_000_000)
