@@ -1,4 +1,4 @@
-"""Data sets that behave badly, named by dotted path: what a real worker does with such a task is what is tested."""
+"""Plugins that behave badly, named by dotted path: what a real worker does with such a task is what is tested."""
 
 import os
 import signal
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from schemas.base import Frozen
 from workers.data.images import Images, read_folder
+from workers.method import Client, Update
+from workers.methods.fedclip import FedClip
 
 
 class Blocking:
@@ -42,3 +44,29 @@ class Deadly:
         """Nobody comes back from here."""
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
+
+
+class Obedient(FedClip):
+    """FedCLIP whose clients do as files say: `<client>.<base>.wait` holds them up, `<client>.<base>.die` kills them.
+
+    Leaves `<client>.<base>.at.<pid>` whenever it begins. Trains as FedCLIP does, whatever it was told.
+    """
+
+    class Params(FedClip.Params):
+        """orders: the folder of those files."""
+
+        orders: Path
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(FedClip.Params())
+        self.orders = params.orders
+
+    def train(self, client: Client) -> Update:
+        """Once it may."""
+        name, until = f"{client.name}.{client.base}", time.monotonic() + 120
+        (self.orders / f"{name}.at.{os.getpid()}").touch()
+        if (self.orders / f"{name}.die").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        while (self.orders / f"{name}.wait").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        return super().train(client)

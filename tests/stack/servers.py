@@ -1,11 +1,13 @@
 """Servers of the tests: one Valkey and one S3 per session, started here. Missing programs skip; in CI they fail."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import redis
 
 from infra.servers import S3, Redis, start_redis, start_s3, valkey, weed
 from infra.settings import Settings
@@ -56,3 +58,27 @@ def settings(redis: Redis, s3: S3, cache: Path) -> Settings:
     """The same as settings, without touching this process's environment."""
     pairs = environment(redis, s3, cache).items()
     return Settings.model_validate({name.removeprefix("QUORATE_").lower(): value for name, value in pairs})
+
+
+def eventually(fact: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
+    """Wait for a fact; a failure if it does not come true in time."""
+    until = time.monotonic() + within_s
+    while not fact():
+        assert time.monotonic() < until, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
+
+
+def shown_on(server: Redis) -> Iterator[str]:
+    """Everything in Redis that one can read: keys and values of every type."""
+    client = redis.Redis.from_url(server.url, decode_responses=True, encoding_errors="replace")
+    read: dict[str, Callable[[str], object]] = {
+        "string": client.get,
+        "hash": client.hgetall,
+        "list": lambda key: client.lrange(key, 0, -1),
+        "set": client.smembers,
+        "zset": lambda key: client.zrange(key, 0, -1),
+        "stream": client.xrange,
+    }
+    for key in client.scan_iter():
+        kind = client.type(key)
+        yield f"{key} {read[kind](key) if kind in read else kind}"  # `none`: it has gone meanwhile

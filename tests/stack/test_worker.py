@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from schemas.base import canonical
 from schemas.errors import BusError, ConfigError
 from schemas.experiment import Data, Experiment, Setting
 from schemas.messages import ClientSlot, Description, Manifest, Task, TaskFailure
-from tests.stack.servers import environment, settings
+from tests.stack.servers import environment, eventually, settings, shown_on
 from tests.toys import Office, experiment, paint
 from workers import celery_worker
 
@@ -103,13 +103,6 @@ def stack(servers: Stack) -> Stack:
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     return paint(tmp_path / "images")
-
-
-def eventually(fact: Callable[[], bool], what: str, within_s: float = WITHIN_S) -> None:
-    until = time.monotonic() + within_s
-    while not fact():
-        assert time.monotonic() < until, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
 
 
 def asked_of(dataset: str, **params: object) -> Experiment:
@@ -335,19 +328,3 @@ def assert_unseen(stack: Stack, *tasks: Task) -> None:
     assert not [s for s in secrets if s in text] and not re.search(r"X-Amz-Signature=(?!\*\*\*)", text)
     for shown in shown_on(stack.redis):
         assert not [s for s in secrets if s in shown]
-
-
-def shown_on(server: Redis) -> Iterator[str]:
-    """Everything in Redis that one can read: keys and values of every type."""
-    client = redis.Redis.from_url(server.url, decode_responses=True, encoding_errors="replace")
-    read: dict[str, Callable[[str], object]] = {
-        "string": client.get,
-        "hash": client.hgetall,
-        "list": lambda key: client.lrange(key, 0, -1),
-        "set": client.smembers,
-        "zset": lambda key: client.zrange(key, 0, -1),
-        "stream": client.xrange,
-    }
-    for key in client.scan_iter():
-        kind = client.type(key)
-        yield f"{key} {read[kind](key) if kind in read else kind}"  # `none`: it has gone meanwhile
