@@ -111,6 +111,8 @@ def _fit(experiment: Experiment, owners: "Owners") -> None:
     other = sorted(set(owners.classes) - set(named or owners.classes))
     if other:
         raise ConfigError(f"model.classes lacks {other[0]!r}, which the data have", hint="classes: null takes them all")
+    if len(named or owners.classes) < 2:
+        raise ConfigError(f"the data hold one class, {owners.classes[0]!r}: there is nothing to tell apart")
     if spec.floor > count:
         raise ConfigError(f"{count} clients can never make the floor of {spec.floor}", hint="lower rounds.floor")
     if spec.refill == "at_arrival" and spec.quorum > count:

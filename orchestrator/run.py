@@ -19,11 +19,11 @@ from orchestrator.plan import Plan
 from orchestrator.start import Start
 from orchestrator.tenure import Tenure
 from schemas.base import canonical
+from schemas.complaints import first_of
 from schemas.errors import BlobExists, BlobMissing, Cancelled, ConfigError, RunFailed
 from schemas.experiment import Experiment
 from schemas.log import Commit, Event, Final
 from schemas.report import Report
-from workers.plugins import first_of
 from workers.tensors import Tensors
 
 LARGEST_EXPERIMENT = 16 * 1024 * 1024

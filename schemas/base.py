@@ -5,6 +5,7 @@ Knows pydantic and the standard library. Must not know files, networks, tensors 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -15,6 +16,14 @@ WIRE: Wire = 1
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}$")]
 """A client, site or run: safe in a queue name, an object key and a file name."""
+
+Shown = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=256, pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
+    ),
+]
+"""Words from elsewhere that are shown to people, e.g. a class: one line, nothing that steers a terminal."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -33,6 +42,16 @@ class Choice(Frozen):
 
     name: str
     params: dict[str, Any] = {}
+
+
+def alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """Two different names that read the same but for case and spaces: CLIP reads lower case, one text for both."""
+    known: dict[str, str] = {}
+    for name in sorted(set(names)):
+        other = known.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            return other, name
+    return None
 
 
 def canonical(value: Any) -> bytes:

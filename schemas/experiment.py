@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from schemas.base import Choice, Frozen, Name
+from schemas.base import Choice, Frozen, Name, Shown, alike
 from schemas.staleness import Sqrt, Staleness
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -32,7 +32,16 @@ class Model(Frozen):
 
     backbone: Choice = Choice(name="tiny")
     prompts: tuple[str, ...] = ("a picture of a {}",)
-    classes: tuple[str, ...] | None = None
+    classes: tuple[Shown, ...] | None = None
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        if self.classes is not None:
+            if len(set(self.classes)) < max(2, len(self.classes)):
+                raise ValueError("classes must be two at least, and each named once")
+            if clash := alike(self.classes):
+                raise ValueError("CLIP cannot tell the classes {!r} and {!r} apart".format(*clash))
+        return self
 
     @model_validator(mode="after")
     def _prompts_have_a_place(self) -> Self:
@@ -121,6 +130,8 @@ class Experiment(Frozen):
     def _somebody_has_data(self) -> Self:
         if (self.data is None) == (self.sites is None):
             raise ValueError("give either `data` (the pool plays all clients) or `sites` (each owner has its own data)")
+        if self.sites is not None and len(set(self.sites)) < max(1, len(self.sites)):
+            raise ValueError("sites must be one at least, and each named once")
         return self
 
 

@@ -19,6 +19,7 @@ from infra import logs
 from infra.state import StateStore
 from infra.stream import Author, Stream
 from schemas.base import canonical
+from schemas.complaints import complaint
 from schemas.errors import ConfigError, DataError, StoreError
 from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task
 from workers.adapters import Cosine
@@ -27,7 +28,7 @@ from workers.failure import failure, without_urls
 from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
 from workers.place import Place, Site, part
-from workers.plugins import complaint, load
+from workers.plugins import load
 from workers.private import PoolPrivate, SitePrivate, upload
 from workers.setting import Setting
 from workers.tensors import Tensors, pack
@@ -64,7 +65,7 @@ class Worker:
         try:
             task = Task.model_validate_json(text)
         except ValidationError as e:
-            log.error("task not understood", error=complaint(e, tuple(Task.model_fields)))
+            log.error("task not understood", error=complaint(e, Task))
             return
         with structlog.contextvars.bound_contextvars(**logs.facts(task)):
             with self._beating(task):

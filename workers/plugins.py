@@ -6,17 +6,16 @@ There is no registry. `package.module:Class` names a class outside the repositor
 import ast
 import importlib
 import importlib.util
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from schemas.base import Choice
-from schemas.errors import PluginError
+from schemas.complaints import complaint, cut, nearest, types
+from schemas.errors import PluginError, QuorateError
 
 
 def names(package: str) -> tuple[str, ...]:
@@ -33,9 +32,11 @@ def load(package: str, choice: Choice, *, allowed: Collection[str] | None = None
     try:
         return found(found.Params(**choice.params))
     except ValidationError as e:
-        raise PluginError(f"{choice.name}: {complaint(e, tuple(found.Params.model_fields))}") from None
-    except TypeError as e:
-        raise PluginError(f"{choice.name}: {e}") from None
+        raise PluginError(f"{choice.name}: {complaint(e, found.Params)}") from None
+    except QuorateError:
+        raise
+    except Exception as e:  # of a plugin from anywhere: whatever it raises means that it cannot be used
+        raise PluginError(f"{choice.name} cannot be made: {type(e).__name__}: {e}") from e
 
 
 def plugin_class(package: str, name: str, *, allowed: Collection[str] | None = None) -> type[Any]:
@@ -43,9 +44,8 @@ def plugin_class(package: str, name: str, *, allowed: Collection[str] | None = N
     if ":" in name:
         return _dotted(name, allowed)
     if name not in names(package):
-        near = get_close_matches(name, names(package), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(names(package)) or 'none'}"
-        raise PluginError(f"no {package.rpartition('.')[2]} plugin {name!r}", hint=hint)
+        hint = nearest(name, names(package))
+        raise PluginError(f"no {package.rpartition('.')[2]} plugin {cut(name)!r}", hint=hint)
     module = importlib.import_module(f"{package}.{name}")
     found = [v for v in vars(module).values() if isinstance(v, type) and _is_plugin(v, module.__name__)]
     if len(found) != 1:
@@ -53,21 +53,18 @@ def plugin_class(package: str, name: str, *, allowed: Collection[str] | None = N
     return found[0]
 
 
-def complaint(error: ValidationError, known: Collection[str]) -> str:
-    """The first thing pydantic found wrong, on one line, with the nearest known name for an unknown field."""
-    first = first_of(error)
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        near = get_close_matches(str(first["loc"][-1]), list(known), n=1)
-        return f"unknown key {where!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+def path_fields(found: type[Any]) -> list[str]:
+    """The parameters of a plugin that name a file or folder."""
+    return [name for name, field in found.Params.model_fields.items() if Path in types(field.annotation)]
 
 
-def first_of(error: ValidationError) -> ErrorDetails:
-    """The error to speak of: an unknown key before a missing one, because it is often what is missing, misspelt."""
-    found = error.errors()
-    return next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+def absolute(found: type[Any], params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The parameters with relative paths counted from a folder, and `~` resolved. Raises PluginError."""
+    changed = {n: params[n] for n in path_fields(found) if isinstance(params.get(n), str)}
+    try:
+        return {**params, **{n: str(folder / Path(text).expanduser()) for n, text in changed.items()}}
+    except RuntimeError as e:  # a home of nobody
+        raise PluginError(f"{', '.join(changed)}: {e}") from None
 
 
 @dataclass(frozen=True)
@@ -115,12 +112,14 @@ def _is_plugin(value: type[Any], module: str) -> bool:
 
 def _dotted(name: str, allowed: Collection[str] | None) -> type[Any]:
     if allowed is not None and name not in allowed:
-        raise PluginError(f"{name!r} may not be loaded here", hint="list it under `plugins:` in site.yaml")
+        raise PluginError(f"{cut(name)!r} may not be loaded here", hint="list it under `plugins:` in site.yaml")
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise PluginError(f"cannot load {name!r}: {e}", hint="Python looks in PYTHONPATH; `.` is this folder") from None
+    except Exception as e:  # of a module from anywhere: not there, no Python, or it fails as it is imported
+        why = e if isinstance(e, ImportError | AttributeError) else f"{type(e).__name__}: {e}"
+        hint = "Python looks in PYTHONPATH; `.` is this folder"
+        raise PluginError(f"cannot load {cut(name)!r}: {why}", hint=hint) from e
     if not (isinstance(found, type) and hasattr(found, "Params")):
-        raise PluginError(f"{name!r} is no plugin: a class with Params is needed")
+        raise PluginError(f"{cut(name)!r} is no plugin: a class with Params is needed")
     return found

@@ -1,18 +1,13 @@
 """Reads a site.yaml: what one owner holds, on its own machine. Knows no messages; nothing of it leaves the machine."""
 
 from pathlib import Path
-from typing import Any, get_args
 
-import yaml
-from pydantic import ValidationError
-
+from infra.documents import read_mapping
 from schemas.base import Choice
+from schemas.complaints import parse
 from schemas.errors import ConfigError
-from schemas.experiment import Data, SiteData
-from workers.plugins import complaint, load, plugin_class
-
-LARGEST_FILE = 1_000_000
-"""Bytes. A site.yaml is a page of text."""
+from schemas.experiment import SiteData
+from workers.plugins import absolute, load, plugin_class
 
 
 def read_site(path: Path) -> SiteData:
@@ -20,46 +15,15 @@ def read_site(path: Path) -> SiteData:
 
     Raises ConfigError (PluginError), one line.
     """
-    try:
-        data = SiteData.model_validate(_read(path))
-    except ValidationError as e:
-        raise ConfigError(f"{path}: {complaint(e, _known(e))}") from None
-    folder = path.absolute().parent
-    choice = Choice(name=data.data.name, params=_from(folder, data))
-    load("workers.datasets", choice, allowed=data.plugins)
-    if data.data.partition is not None:
-        load("workers.partitions", data.data.partition, allowed=data.plugins)
-    own = data.data.model_copy(update={"params": choice.params})
-    return data.model_copy(update={"data": own, "private": folder / data.private.expanduser()})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ConfigError(f"{path}: larger than {LARGEST_FILE} bytes", hint="a site.yaml is a page of text")
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise ConfigError(f"cannot read {path}: {e.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(e).split())[:200]}") from None
-    if not isinstance(document, dict) or not document.get("data"):
-        raise ConfigError(
-            f"{path} says nothing of the data", hint="e.g. `data: {name: folder, params: {root: images}}`"
-        )
-    return document
-
-
-def _from(folder: Path, data: SiteData) -> dict[str, Any]:
-    """The data set's parameters with paths made absolute."""
-    params: dict[str, Any] = dict(data.data.params)
-    for name, field in plugin_class(
-        "workers.datasets", data.data.name, allowed=data.plugins
-    ).Params.model_fields.items():
-        if Path in (field.annotation, *get_args(field.annotation)) and isinstance(params.get(name), str):
-            params[name] = str(folder / Path(params[name]).expanduser())
-    return params
-
-
-def _known(error: ValidationError) -> list[str]:
-    where = error.errors()[0]["loc"]
-    return list((Data if where[0] == "data" and len(where) > 1 else SiteData).model_fields)
+    document = read_mapping(path)
+    if not document.get("data"):
+        hint = "e.g. `data: {name: folder, params: {root: images}}`"
+        raise ConfigError(f"{path} says nothing of the data", hint=hint)
+    site, folder = parse(SiteData, document, str(path)), path.absolute().parent
+    found = plugin_class("workers.datasets", site.data.name, allowed=site.plugins)
+    params = absolute(found, site.data.params, folder)
+    load("workers.datasets", Choice(name=site.data.name, params=params), allowed=site.plugins)
+    if site.data.partition is not None:
+        load("workers.partitions", site.data.partition, allowed=site.plugins)
+    own = site.data.model_copy(update={"params": params})
+    return site.model_copy(update={"data": own, "private": folder / site.private.expanduser()})

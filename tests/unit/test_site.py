@@ -32,14 +32,19 @@ def test_a_plugin_that_the_site_does_not_list_is_not_loaded(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "says nothing of the data"),
-        ("- a list", "says nothing of the data"),
+        ("", "holds no settings"),
+        ("- a list", "holds no settings"),
+        ("private: here", "says nothing of the data"),
+        ("data:", "says nothing of the data"),
         ("data: folder", "data"),
         ("data: {name: folder, params: {root: images, rot: 1}}", "did you mean 'root'?"),
         ("data: {name: folder, params: {root: images}}\nplugin: []", "did you mean 'plugins'?"),
         ("data: {name: folder, params: {root: images}, partition: {name: by_domian}}", "did you mean 'by_domain'?"),
         ("data: {name: folder, params: {root: im", "is not YAML"),
-        ("[" * 100_000, "is not YAML"),
+        ("[" * 100_000, "more than 32 levels deep"),
+        ("data: {name: folder, params: {root: a}}\nprivate: a\nprivate: b\n", "key 'private' is there twice"),
+        ("data: {name: folder, parms: {root: a}}", "unknown key 'data.parms', did you mean 'params'?"),
+        ("data: {name: folder, params: {root: ~no such user/a}}", "home"),
     ],
 )
 def test_a_mistake_is_one_line(text: str, said: str, tmp_path: Path) -> None:
@@ -47,6 +52,22 @@ def test_a_mistake_is_one_line(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_site(tmp_path / "site.yaml")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [("raise RuntimeError('half made')", "RuntimeError: half made"), ("def", "SyntaxError"), ("", "no attribute")],
+)
+def test_a_listed_plugin_that_cannot_be_imported_is_one_line(
+    module: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"odd_{abs(hash(module))}"
+    (tmp_path / f"{name}.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "site.yaml").write_text(f"data: {{name: '{name}:Own'}}\nplugins: ['{name}:Own']\n")
+    with pytest.raises(PluginError, match=f"cannot load '{name}:Own'") as caught:
+        read_site(tmp_path / "site.yaml")
+    assert said in str(caught.value)
 
 
 def test_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:

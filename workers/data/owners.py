@@ -4,13 +4,13 @@ Turns the `data` of an experiment or of a site into owners. Knows no features an
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.base import Choice, Name, derive
+from schemas.complaints import nearest
 from schemas.errors import DataError
 from schemas.experiment import Data
 from workers.data.images import Images, Indices
@@ -95,9 +95,7 @@ def _refuse_unknown_domains(hold_out: tuple[str, ...], images: Images) -> None:
     known = sorted(set(images.domains))
     for domain in hold_out:
         if domain not in known:
-            near = get_close_matches(domain, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-            raise DataError(f"hold_out names no domain of the data: {domain!r}", hint=hint)
+            raise DataError(f"hold_out names no domain of the data: {domain!r}", hint=nearest(domain, known))
 
 
 def _name(text: str) -> str:
