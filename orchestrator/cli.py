@@ -84,6 +84,16 @@ def runs() -> None:
 
 @quorate.command()
 @click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def audit(name: str, as_json: bool) -> None:
+    """Check the whole history of the run NAME: every update counted once, nothing lost. 1 if a rule is broken."""
+    from orchestrator import audit as audits  # noqa: PLC0415
+
+    sys.exit(audits.show(name, as_json=as_json))
+
+
+@quorate.command()
+@click.argument("name")
 def cancel(name: str) -> None:
     """Ask the loop of the run NAME to stop after what it is doing; its last version stays."""
     from orchestrator import shelf  # noqa: PLC0415

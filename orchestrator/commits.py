@@ -74,7 +74,11 @@ class Commits:
         """The events of all commits and of the end, in order."""
         blobs = [commit.journal for commit in self.all()]
         final = self.final()
-        return [e for blob in [*blobs, *([final.journal] if final else [])] for e in self._events(blob)]
+        return [e for blob in [*blobs, *([final.journal] if final else [])] for e in self.events(blob)]
+
+    def events(self, blob: BlobRef) -> list[Event]:
+        """The events of one commit. Raises BlobError, ValidationError."""
+        return [Event.model_validate_json(line) for line in self.blobs.get(blob).splitlines()]
 
     def beginning(self) -> list[Event]:
         """The events that led to version 0; none before it."""
@@ -95,9 +99,6 @@ class Commits:
             for key in self.blobs.keys(keys.uploads(self.run, kind)):
                 if key not in kept:
                     self.blobs.delete(key)
-
-    def _events(self, blob: BlobRef) -> list[Event]:
-        return [Event.model_validate_json(line) for line in self.blobs.get(blob).splitlines()]
 
     def _commit(self, key: str) -> Commit:
         try:

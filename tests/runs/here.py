@@ -11,10 +11,12 @@ from infra.runtime import Runtime
 from infra.state import FileState
 from infra.stream import FileStream
 from orchestrator import run as runs
+from orchestrator.commits import Commits
 from orchestrator.plan import plan
 from orchestrator.run import Outcome
 from schemas.experiment import Experiment
 from schemas.log import Event
+from tests.checked import whole
 from workers.execute import Worker
 
 
@@ -69,5 +71,7 @@ def ignore(event: Event) -> None:
 
 
 def run(experiment: Experiment, root: Path, *, name: str = "r", fuse: Fuse | None = None) -> Outcome:
-    """Start or continue a run in this process."""
-    return runs.execute(plan(experiment), runtime(root, fuse), name, ignore)
+    """Start or continue a run in this process. What it leaves is checked as a whole."""
+    outcome = runs.execute(plan(experiment), runtime(root, fuse), name, ignore)
+    whole(Commits(name, FileBlobs(root / "blobs")))
+    return outcome

@@ -1,0 +1,250 @@
+"""What a run's events say happened, walked through once more and held against the rules of the engine.
+
+Knows the journal and the round rule's numbers; shares no code with the book and the loop, whose work it checks. Must
+not know stores: what the commits say is held against this in `orchestrator.audit`.
+"""
+
+import math
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from orchestrator.rounds import discount
+from schemas.experiment import Experiment, Rounds
+from schemas.log import Event, Share
+from schemas.messages import ALL
+
+Key = tuple[str, str]
+"""One asked update: task id and client."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """An admitted update. at: the version that was current then."""
+
+    base: int
+    group: str
+    weight: float
+    at: int
+
+
+@dataclass
+class History:
+    """A run as its events tell it, and `violations`: one sentence per broken rule.
+
+    flying: asked, and neither answered nor given up. pending: admitted and not counted yet; last: what the last version
+    counted, entered: with which weights. tried: clients asked since the round was opened or retried. counted: by
+    (client, base), the version. restated: pending, and the round that is being closed goes without it.
+    """
+
+    spec: Rounds = field(default_factory=Rounds)
+    violations: list[str] = field(default_factory=list)
+    version: int = 0
+    begun: bool = False
+    end: Event | None = None
+    clients: set[str] = field(default_factory=set)
+    held_out: set[str] = field(default_factory=set)
+    bases: dict[Key, int] = field(default_factory=dict)
+    fates: dict[Key, str] = field(default_factory=dict)
+    tasks: set[str] = field(default_factory=set)
+    flying: set[Key] = field(default_factory=set)
+    answered: set[str] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
+    asked: int = 0
+    retries: int = 0
+    pending: dict[Key, Update] = field(default_factory=dict)
+    restated: set[Key] = field(default_factory=set)
+    last: dict[Key, Update] = field(default_factory=dict)
+    counted: dict[tuple[str, int], int] = field(default_factory=dict)
+    admitted: set[tuple[str, int]] = field(default_factory=set)
+    merges: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    lags: Counter[int] = field(default_factory=Counter)
+    numbers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    entered: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def tell(self, event: Event) -> None:
+        """Take in the next event."""
+        if self.end is not None or self.begun == (event.event == "started"):
+            self.wrong(f"`{event.event}` stands at the wrong end of the journal")
+        self.begun = True
+        try:
+            if rule := _RULES.get(event.event):
+                rule(self, event)
+        except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as e:
+            self.wrong(f"`{event.event}` cannot be understood: {type(e).__name__} {e}"[:200])
+
+    def wrong(self, what: str) -> None:
+        """One rule was broken."""
+        self.violations.append(f"version {self.version}: {what}")
+
+    def ledger(self) -> dict[str, Share]:
+        """Per client what became of its updates, and the weights with which they entered the versions."""
+        return {c: Share(**n, weight=self.weights[c]) for c, n in sorted(self.numbers.items())}
+
+    def lag(self, update: Update, at: int) -> int:
+        """Merges of the update's group since its base, up to version `at`."""
+        merges = self.merges[update.group]
+        return bisect_right(merges, at) - bisect_right(merges, update.base)
+
+    # --- one method per event
+
+    def _started(self, event: Event) -> None:
+        self.spec = Experiment.model_validate(event.facts["experiment"]).rounds
+
+    def _described(self, event: Event) -> None:
+        self.clients |= set(event.facts["clients"])
+        self.held_out |= set(event.facts["held_out"])
+
+    def _asked(self, event: Event) -> None:
+        key, base = _key(event), int(event.facts["base"])
+        task, client = key
+        if key in self.fates:
+            self.wrong(f"{client} was asked twice for {task}")
+        if client in self.held_out or client not in self.clients:
+            self.wrong(f"{client} was asked to train, and is {'held out' if client in self.held_out else 'unknown'}")
+        if any(c == client for _, c in self.flying) or client in self.tried or (client, base) in self.admitted:
+            self.wrong(f"{client} was asked for {task}, and was not free")
+        if base != self.version or event.version != self.version:
+            self.wrong(f"{client} was asked for {task} from version {base}")
+        self.bases[key] = base
+        self._mark(key, "asked")
+        self.tasks.add(task)
+        self.flying.add(key)
+        self.tried.add(client)
+        self.asked += 1
+        if len(self.flying) > self.spec.in_flight:
+            self.wrong(f"{len(self.flying)} clients were in flight with {task}, at most {self.spec.in_flight} may be")
+
+    def _answered(self, event: Event) -> None:
+        if event.facts.get("kind") != "train":  # start and evaluations have no place in the rules
+            return
+        task = event.facts["task"]
+        if task in self.answered or task not in self.tasks:
+            self.wrong(f"an answer to {task} was taken in, which was answered already or never asked")
+        self.flying = {key for key in self.flying if key[0] != task}
+        self.answered.add(task)
+
+    def _admitted(self, event: Event) -> None:
+        key = _key(event)
+        if "weight" not in event.facts:
+            self._restated(key)
+            return
+        base = int(event.facts["base"])
+        update = Update(base, event.facts.get("group", ALL), float(event.facts["weight"]), self.version)
+        lag = self.lag(update, self.version)
+        self._becomes(key, event.event)
+        if self.bases.get(key) != base or event.event != ("accepted" if base == self.version else "late"):
+            self.wrong(f"{key[1]} in {key[0]} was {event.event} with base {base}")
+        if event.facts["lag"] != lag or lag > self.spec.max_staleness:
+            self.wrong(f"{key[1]} in {key[0]} was {event.event} with lag {event.facts['lag']}: it lags {lag}, "
+                       f"at most {self.spec.max_staleness} is admitted")  # fmt: skip
+        if key[0] not in self.answered:
+            self.wrong(f"{key[1]} was {event.event} in {key[0]}, which nobody answered")
+        if (key[1], base) in self.admitted:
+            self.wrong(f"{key[1]} was {event.event} a second time for base {base}")
+        self.admitted.add((key[1], base))
+        self.pending[key] = update
+
+    def _restated(self, key: Key) -> None:
+        if key not in self.pending:
+            self.wrong(f"{key[1]} in {key[0]} was put off without having been accepted")
+        elif self.fates.get(key) in ("accepted", "late"):
+            self._mark(key, "late")
+        self.restated.add(key)
+
+    def _rejected(self, event: Event) -> None:
+        key = _key(event)
+        if key in self.fates or event.facts["reason"] != "other client":
+            self._becomes(key, "rejected")
+
+    def _lost(self, event: Event) -> None:
+        key = _key(event)
+        self._becomes(key, "lost")
+        self.flying.discard(key)
+
+    def _becomes(self, key: Key, fate: str) -> None:
+        before = self.fates.get(key, "never asked")
+        if before not in ("asked", "lost"):
+            self.wrong(f"{key[1]} was {fate} in {key[0]}, in which it was {before} before")
+        if key in self.fates:
+            self._mark(key, fate)
+
+    def _mark(self, key: Key, fate: str) -> None:
+        numbers = self.numbers[key[1]]
+        if self.fates.get(key, "asked") != "asked":
+            numbers[self.fates[key]] -= 1
+        numbers[fate] += 1
+        self.fates[key] = fate
+
+    def _retried(self, event: Event) -> None:
+        self.retries += 1
+        self.tried.clear()
+        if self.retries > self.spec.retries:
+            self.wrong(f"replacements were asked {self.retries} times, at most {self.spec.retries} are allowed")
+
+    def _closed(self, event: Event) -> None:
+        self.last = {key: u for key, u in self.pending.items() if key not in self.restated}
+        self.pending = {key: u for key, u in self.pending.items() if key in self.restated}
+        if event.version != self.version + 1:
+            self.wrong(f"version {event.version} was committed next")
+        self._count(event)
+        for group in {update.group for update in self.last.values()}:
+            self.merges[group].append(event.version)
+        self.version, self.asked, self.retries = event.version, 0, 0
+        self.tried.clear()
+        self.restated.clear()
+
+    def _count(self, event: Event) -> None:
+        lags, weights, number = Counter[int](), defaultdict[str, float](float), event.version
+        for (task, client), update in self.last.items():
+            lag = self.lag(update, number - 1)
+            if (client, update.base) in self.counted or lag > self.spec.max_staleness:
+                self.wrong(f"{client} in {task} counts in version {number} with base {update.base} and lag {lag}")
+            self.counted[client, update.base] = number
+            lags[lag] += 1
+            weights[client] += update.weight * discount(self.spec, lag)
+        if event.facts["counted"] != len(self.last):
+            self.wrong(f"version {number} counts {event.facts['counted']} updates, and {len(self.last)} were accepted")
+        if not close(event.facts["weights"], weights):
+            self.wrong(f"the weights in version {number} are not those of the accepted updates and their discounts")
+        if {int(lag): n for lag, n in event.facts["lags"].items()} != lags:
+            self.wrong(f"the lags in version {number} are not those of its updates")
+        if len(self.last) < max(1, min(self.spec.floor, self.asked)) and set(self.merges) <= {ALL}:
+            self.wrong(f"version {number} counts {len(self.last)} updates, and the floor is {self.spec.floor}")
+        self.lags += lags
+        self.entered = dict(weights)
+        for client, weight in weights.items():
+            self.weights[client] += weight
+
+    def _finished(self, event: Event) -> None:
+        self.end = event
+        if event.version != self.version:
+            self.wrong(f"the run ended at version {event.version}")
+        status, reason = event.facts["status"], event.facts["reason"]
+        if status not in ("finished", "failed", "cancelled") or (status != "finished" and not reason):
+            self.wrong(f"the run ended as {status!r} with the reason {reason!r}")
+        if status == "finished" and self.tasks and self.version != self.spec.versions:
+            self.wrong(f"the run finished at version {self.version} of {self.spec.versions}")
+
+
+def close(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether two sets of weights are the same numbers, whatever the order in which they were added up."""
+    return set(one) == set(other) and all(math.isclose(one[c], other[c], rel_tol=1e-9) for c in one)
+
+
+def _key(event: Event) -> Key:
+    if event.client is None:
+        raise ValueError("no client")
+    return event.facts["task"], event.client
+
+
+_RULES: dict[str, Callable[[History, Event], None]] = {
+    "started": History._started, "described": History._described, "asked": History._asked,
+    "answered": History._answered, "accepted": History._admitted, "late": History._admitted,
+    "rejected": History._rejected, "lost": History._lost, "retried": History._retried, "closed": History._closed,
+    "finished": History._finished,
+}  # fmt: skip
