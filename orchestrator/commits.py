@@ -83,7 +83,7 @@ class Commits:
     def beginning(self) -> list[Event]:
         """The events that led to version 0; none before it."""
         first = next(iter(self.blobs.keys(keys.versions(self.run))), None)
-        return self._events(self._commit(first).journal) if first else []
+        return self.events(self._commit(first).journal) if first else []
 
     def all(self) -> list[Commit]:
         """Every commit, in order."""

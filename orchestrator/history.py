@@ -207,8 +207,11 @@ class History:
             self.counted[client, update.base] = number
             lags[lag] += 1
             weights[client] += update.weight * discount(self.spec, lag)
-        if event.facts["counted"] != len(self.last):
-            self.wrong(f"version {number} counts {event.facts['counted']} updates, and {len(self.last)} were accepted")
+        updates = sorted((client, update.base) for (_, client), update in self.last.items())
+        if event.facts["counted"] != len(updates) or sorted(map(tuple, event.facts["updates"])) != updates:
+            self.wrong(
+                f"version {number} counts {event.facts['counted']} updates, not the {len(updates)} accepted ones"
+            )
         if not close(event.facts["weights"], weights):
             self.wrong(f"the weights in version {number} are not those of the accepted updates and their discounts")
         if {int(lag): n for lag, n in event.facts["lags"].items()} != lags:
