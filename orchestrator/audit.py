@@ -82,7 +82,7 @@ def audit_folder(folder: Path) -> Verdict:
     except (OSError, ValidationError, CodecError) as e:
         found.append(f"report or adapter cannot be read: {_first(e)}")
     else:
-        found.extend(unlike(report.ledger, history.ledger(), "report.json", "the journal"))
+        found.extend(unlike(report.ledger, history.tally.ledger(), "report.json", "the journal"))
         if sha256 != report.adapter_sha256:
             found.append("adapter.safetensors is not the adapter of report.json")
     return _verdict(folder.name, history, found)

@@ -4,21 +4,18 @@ Knows the journal and the round rule's numbers; shares no code with the book and
 not know stores: what the commits say is held against this in `orchestrator.audit`.
 """
 
-import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
 from orchestrator.rounds import discount
+from orchestrator.tally import Key, Tally, close
 from schemas.experiment import Experiment, Rounds
-from schemas.log import Event, Share
+from schemas.log import Event
 from schemas.messages import ALL
-
-Key = tuple[str, str]
-"""One asked update: task id and client."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class History:
     clients: set[str] = field(default_factory=set)
     held_out: set[str] = field(default_factory=set)
     bases: dict[Key, int] = field(default_factory=dict)
-    fates: dict[Key, str] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     tasks: set[str] = field(default_factory=set)
     flying: set[Key] = field(default_factory=set)
     answered: set[str] = field(default_factory=set)
@@ -62,9 +59,7 @@ class History:
     admitted: set[tuple[str, int]] = field(default_factory=set)
     merges: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     lags: Counter[int] = field(default_factory=Counter)
-    numbers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     entered: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def tell(self, event: Event) -> None:
         """Take in the next event."""
@@ -80,10 +75,6 @@ class History:
     def wrong(self, what: str) -> None:
         """One rule was broken."""
         self.violations.append(f"version {self.version}: {what}")
-
-    def ledger(self) -> dict[str, Share]:
-        """Per client what became of its updates, and the weights with which they entered the versions."""
-        return {c: Share(**n, weight=self.weights[c]) for c, n in sorted(self.numbers.items())}
 
     def lag(self, update: Update, at: int) -> int:
         """Merges of the update's group since its base, up to version `at`."""
@@ -102,7 +93,7 @@ class History:
     def _asked(self, event: Event) -> None:
         key, base = _key(event), int(event.facts["base"])
         task, client = key
-        if key in self.fates:
+        if key in self.tally.fates:
             self.wrong(f"{client} was asked twice for {task}")
         if client in self.held_out or client not in self.clients:
             self.wrong(f"{client} was asked to train, and is {'held out' if client in self.held_out else 'unknown'}")
@@ -111,7 +102,7 @@ class History:
         if base != self.version or event.version != self.version:
             self.wrong(f"{client} was asked for {task} from version {base}")
         self.bases[key] = base
-        self._mark(key, "asked")
+        self.tally.mark(key, "asked")
         self.tasks.add(task)
         self.flying.add(key)
         self.tried.add(client)
@@ -152,13 +143,13 @@ class History:
     def _restated(self, key: Key) -> None:
         if key not in self.pending:
             self.wrong(f"{key[1]} in {key[0]} was put off without having been accepted")
-        elif self.fates.get(key) in ("accepted", "late"):
-            self._mark(key, "late")
+        elif self.tally.fates.get(key) in ("accepted", "late"):
+            self.tally.mark(key, "late")
         self.restated.add(key)
 
     def _rejected(self, event: Event) -> None:
         key = _key(event)
-        if key in self.fates or event.facts["reason"] != "other client":
+        if key in self.tally.fates or event.facts["reason"] != "other client":
             self._becomes(key, "rejected")
 
     def _lost(self, event: Event) -> None:
@@ -167,18 +158,11 @@ class History:
         self.flying.discard(key)
 
     def _becomes(self, key: Key, fate: str) -> None:
-        before = self.fates.get(key, "never asked")
+        before = self.tally.fates.get(key, "never asked")
         if before not in ("asked", "lost"):
             self.wrong(f"{key[1]} was {fate} in {key[0]}, in which it was {before} before")
-        if key in self.fates:
-            self._mark(key, fate)
-
-    def _mark(self, key: Key, fate: str) -> None:
-        numbers = self.numbers[key[1]]
-        if self.fates.get(key, "asked") != "asked":
-            numbers[self.fates[key]] -= 1
-        numbers[fate] += 1
-        self.fates[key] = fate
+        if key in self.tally.fates:
+            self.tally.mark(key, fate)
 
     def _retried(self, event: Event) -> None:
         self.retries += 1
@@ -220,8 +204,7 @@ class History:
             self.wrong(f"version {number} counts {len(self.last)} updates, and the floor is {self.spec.floor}")
         self.lags += lags
         self.entered = dict(weights)
-        for client, weight in weights.items():
-            self.weights[client] += weight
+        self.tally.weigh(weights)
 
     def _finished(self, event: Event) -> None:
         self.end = event
@@ -232,11 +215,6 @@ class History:
             self.wrong(f"the run ended as {status!r} with the reason {reason!r}")
         if status == "finished" and self.tasks and self.version != self.spec.versions:
             self.wrong(f"the run finished at version {self.version} of {self.spec.versions}")
-
-
-def close(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    """Whether two sets of weights are the same numbers, whatever the order in which they were added up."""
-    return set(one) == set(other) and all(math.isclose(one[c], other[c], rel_tol=1e-9) for c in one)
 
 
 def _key(event: Event) -> Key:

@@ -56,7 +56,7 @@ class Pair:
             yield f"the commit says {self.commit.seq} tasks, and {len(self.history.tasks)} were asked"
         if {lag: n for lag, n in self.commit.staleness.items() if n} != self.history.lags:
             yield "the staleness of the commit is not that of the counted updates"
-        yield from unlike(self.commit.ledger, self.history.ledger(), "the commit", "the journal")
+        yield from unlike(self.commit.ledger, self.history.tally.ledger(), "the commit", "the journal")
 
     def _weights(self) -> Iterator[str]:
         before = self.before.ledger if self.before else {}
