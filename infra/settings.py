@@ -54,9 +54,24 @@ def _url(url: str, schemes: tuple[str, ...]) -> str:
     return _redis(url) if scheme in REDIS else url
 
 
+def _address(value: str) -> str:
+    parts = urlsplit(f"//{value}")
+    try:
+        whole = bool(value.isdigit() or (parts.hostname and parts.port)) and f"//{value}" == f"//{parts.netloc}"
+        port = int(value) if value.isdigit() else parts.port or 0
+    except ValueError:  # of a port that is none
+        whole, port = False, 0
+    if value and not (whole and 0 < port < 65_536 and "@" not in value):
+        raise ValueError("an address reads HOST:PORT, or PORT for 127.0.0.1:PORT")
+    return value
+
+
 Blobs = Annotated[str, AfterValidator(lambda url: _url(url, ("file", "http", "https")))]
 State = Annotated[str, AfterValidator(lambda url: _url(url, ("file", *REDIS)))]
 Bus = Annotated[str, AfterValidator(lambda url: _url(url, ("local", *REDIS)))]
+
+
+Address = Annotated[str, AfterValidator(_address)]
 
 
 def _cache() -> Path:
@@ -90,6 +105,7 @@ class Settings(BaseSettings):
 
     s3_public: the S3 endpoint as the workers see it (`http://HOST:PORT`), where it differs; grants are signed for it.
     redis_password: for Redis URLs that hold none. log_json: JSON lines on a terminal too.
+    metrics: where the loop serves Prometheus metrics (`HOST:PORT`, or `PORT` of 127.0.0.1); empty for nowhere.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
@@ -105,6 +121,7 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     s3_public: str = ""
     redis_password: SecretStr = SecretStr("")
+    metrics: Address = ""
 
     @field_validator("log", mode="before")
     @classmethod
@@ -126,6 +143,12 @@ class Settings(BaseSettings):
     def bus_url(self) -> str:
         """The broker's URL with its password. A secret: never print it."""
         return self._with_password(self.bus)
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """(host, port) of the metrics, or None."""
+        parts = urlsplit(f"//127.0.0.1:{self.metrics}" if self.metrics.isdigit() else f"//{self.metrics}")
+        return (parts.hostname, parts.port) if parts.hostname and parts.port else None
 
     def _with_password(self, url: str) -> str:
         parts, password = urlsplit(url), quote(self.redis_password.get_secret_value(), safe="")

@@ -2,6 +2,8 @@
 
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +16,11 @@ from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
 from orchestrator import results, view
 from orchestrator import run as runs
-from orchestrator.plan import files_of, plan, read_experiment
+from orchestrator.plan import Plan, files_of, plan, read_experiment
 from orchestrator.shelf import named
 from schemas.errors import ConfigError
 from schemas.experiment import Experiment
+from schemas.log import Event
 
 if TYPE_CHECKING:
     from workers.data.owners import Owners
@@ -43,8 +46,9 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
         _owners(experiment, environment)
     console = Console(stderr=True, quiet=as_json)
     try:
-        with view.View(experiment, name, console, made.versions) as shown:
-            outcome = runs.execute(made, runtime, name, shown.watch, wait_s=RESUME_WAIT_S if resume else 0.0)
+        with view.View(experiment, name, console, made.versions) as shown, _served(made, name, environment) as counts:
+            watch = _each(shown.watch, *counts)
+            outcome = runs.execute(made, runtime, name, watch, wait_s=RESUME_WAIT_S if resume else 0.0)
     except KeyboardInterrupt:
         click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
         return 130
@@ -55,6 +59,28 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
         view.show(outcome.report, Console())
         click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0 if outcome.report.status == "finished" else 1
+
+
+def _each(*watchers: Callable[[Event], None]) -> Callable[[Event], None]:
+    def watch(event: Event) -> None:
+        for watcher in watchers:
+            watcher(event)
+
+    return watch
+
+
+@contextmanager
+def _served(made: Plan, name: str, environment: Settings) -> Iterator[list[Callable[[Event], None]]]:
+    """Who counts for Prometheus while the block runs: nobody, if no address is set. Raises SettingsError."""
+    address = environment.metrics_address
+    if address is None:
+        yield []
+        return
+    from orchestrator.metrics import Metrics, served  # noqa: PLC0415
+
+    counts = Metrics(name, made.experiment, made.versions)
+    with served(counts, address):
+        yield [counts.watch]
 
 
 def check(path: Path, overrides: tuple[str, ...]) -> None:

@@ -40,7 +40,7 @@ class Lineage:
         self.intake.forget()
         self.journal.events.clear()
         asked = {client: o.task_id for o in commit.open if o.kind == "train" for client in o.clients}
-        self.journal.record("loaded", commit.at, commit.version, open=asked)
+        self.journal.record("loaded", commit.at, commit.version, open=asked, accepted=len(commit.accepted))
 
     def extend(self, book: Book, closed: Closed, at: float, cursor: str) -> Commit:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.

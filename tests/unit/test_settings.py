@@ -37,6 +37,12 @@ def test_an_empty_environment_means_this_machine_alone(tmp_path: Path, monkeypat
         ("STATE", "unix://", "unix:///SOCKET"),
         ("BUS", "amqp://host", "must begin with one of local:, redis:, rediss:, unix:"),
         ("BUS", "redis://host/0", "belong together"),
+        *(
+            ("METRICS", wrong, "HOST:PORT")
+            for wrong in ("0", "65536", "9464x", "host", "host:", ":9464", "a:b:1", "h:1/x")
+        ),
+        ("METRICS", "me:secret@host:9464", "HOST:PORT"),
+        ("METRICS", "9" * 10_000, "HOST:PORT"),
         ("LOG", "loud", "debug"),
         ("LOG", "x" * 1_000_000, "debug"),
     ],
@@ -103,3 +109,18 @@ def test_the_default_runtime_imports_no_client_of_a_server(tmp_path: Path, monke
 def test_s3_without_credentials_says_which_variables_are_missing() -> None:
     with pytest.raises(SettingsError, match="QUORATE_S3_ACCESS_KEY"):
         connect(Settings(blobs="http://127.0.0.1:1/bucket"))
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("", None),
+        ("9464", ("127.0.0.1", 9464)),
+        ("0.0.0.0:9464", ("0.0.0.0", 9464)),
+        ("[::1]:9464", ("::1", 9464)),
+        ("host:1", ("host", 1)),
+    ],
+)
+def test_a_port_alone_is_of_this_machine(value: str, address: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUORATE_METRICS", value)
+    assert read().metrics_address == address
