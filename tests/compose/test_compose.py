@@ -21,8 +21,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = f"quorate-test-{os.getpid()}"
-PASSWORDS = {name: secrets.token_hex(16) for name in ("REDIS_PASSWORD", "S3_PASSWORD", "FLOWER_PASSWORD")}
+PASSWORDS = {
+    name: secrets.token_hex(16) for name in ("REDIS_PASSWORD", "S3_PASSWORD", "FLOWER_PASSWORD", "GRAFANA_PASSWORD")
+}
 LABEL = f"label=com.docker.compose.project={PROJECT}"
+METRICS = {"prometheus", "grafana"}
 LONG_RUNNING = {"redis", "minio", "worker", "flower"}
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -113,6 +116,17 @@ def report(finished: dict[str, float], tmp_path_factory: pytest.TempPathFactory)
     compose("cp", "orchestrator:/app/runs/demo/report.json", str(folder))
     found: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return found
+
+
+def test_the_profile_metrics_resolves_and_is_left_out_by_default() -> None:
+    """The images of Prometheus and Grafana are not pulled here: this is about what Compose makes of the file."""
+    with_metrics = json.loads(compose("--profile", "metrics", "config", "--format", "json"))["services"]
+    assert set(with_metrics) - set(json.loads(compose("config", "--format", "json"))["services"]) == METRICS
+    for service in (with_metrics[name] for name in sorted(METRICS)):
+        assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["user"].split(":")[0] != "0"
+        assert {port["host_ip"] for port in service["ports"]} == {"127.0.0.1"}
+        assert all(v["read_only"] and Path(v["source"]).exists() for v in service["volumes"] if v["type"] == "bind")
+    assert with_metrics["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == PASSWORDS["GRAFANA_PASSWORD"]
 
 
 def test_three_workers_bring_the_demo_to_its_end(report: dict[str, Any]) -> None:

@@ -1,0 +1,124 @@
+"""A real Prometheus scrapes a real loop and Celery Flower, and answers every query of the dashboard."""
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.servers import S3, Child, Redis, answers, free_port, start, wait_for
+from tests import dashboard
+from tests.stack.servers import environment, needed
+from tests.toys import paint
+
+pytestmark = pytest.mark.stack
+ROOT = Path(__file__).parents[2]
+CLI = [sys.executable, "-m", "orchestrator.cli"]
+WITHIN_S = 120.0
+MAY_BE_EMPTY = {"quorate_tasks_resent_total", "quorate_messages_ignored_total"}
+"""Nobody dies here, and nothing comes twice."""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """A run without an end to speak of: slow clients, some that never answer, one whose updates are refused."""
+    rounds = {
+        "versions": 10_000,
+        "in_flight": 4,
+        "quorum": 2,
+        "floor": 1,
+        "grace_s": 0.1,
+        "deadline_s": 2,
+        "retries": 99,
+    }
+    document = {
+        "name": "watched",
+        "data": {"params": {"root": str(paint(tmp_path / "images"))}, "hold_out": ["striped"],
+                 "partition": {"name": "by_domain", "params": {"clients_per_domain": 3}}},
+        "model": {"backbone": {"name": "tests.toys:ToyBackbone"}},
+        "method": {"name": "tests.runs.plugins:Poisoned", "params": {"client": "flat-1"}},
+        "rounds": rounds,
+        "evaluate": {"every": 2},
+        "simulate": {"latency": {"name": "lognormal", "params": {"median_s": 1, "sigma": 1}}, "dropout": 0.2,
+                     "time_scale": 0.1},
+    }  # fmt: skip
+    path = tmp_path / "watched.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture
+def prometheus(experiment: Path, redis_server: Redis, s3_server: S3, tmp_path: Path) -> Iterator[str]:
+    """The URL of a Prometheus that scrapes a loop at work and Flower, each on a port of its own on loopback."""
+    program = needed(shutil.which("prometheus"), "Prometheus")
+    env = {**environment(redis_server, s3_server, tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    at_worker = {k: v for k, v in env.items() if "S3" not in k and "BLOBS" not in k}
+    loop, flower, own = free_port(), free_port(), free_port()
+    celery = [sys.executable, "-m", "celery", "-A", "infra.celery_app", "flower"]
+    children = [
+        start("worker", [*CLI, "worker", "--pool"], tmp_path, env=at_worker),
+        start("flower", [*celery, "--address=127.0.0.1", f"--port={flower}"], tmp_path, env=at_worker),
+        start("prometheus", _command(program, tmp_path, own, loop, flower), tmp_path),
+        start("loop", [*CLI, "run", str(experiment)], tmp_path, env={**env, "QUORATE_METRICS": str(loop)}),
+    ]
+    url = f"http://127.0.0.1:{own}"
+    try:
+        wait_for(partial(answers, f"{url}/-/ready"), children[2], WITHIN_S)
+        _wait_for_data(url, children[3])
+        yield url
+    finally:
+        for child in reversed(children):
+            child.stop()
+
+
+def _command(program: str, folder: Path, own: int, loop: int, flower: int) -> list[str | Path]:
+    """As the profile `metrics` does it, but on loopback, with fixed targets, and five times a second."""
+    asked = yaml.safe_load((ROOT / "infra/deploy/prometheus.yml").read_text())
+    asked["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
+    for job, port in zip(asked["scrape_configs"], (loop, flower), strict=True):
+        job.pop("dns_sd_configs", None)
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(asked))
+    return [program, f"--config.file={path}", f"--storage.tsdb.path={folder / 'prometheus'}",
+            f"--web.listen-address=127.0.0.1:{own}"]  # fmt: skip
+
+
+def _wait_for_data(url: str, loop: Child) -> None:
+    enough = "quorate_evaluated_version >= 2 and on () sum(flower_task_runtime_seconds_count) > 0"
+    refused = "rate(quorate_updates_rejected_total[10s]) and on () rate(quorate_updates_lost_total[10s])"
+    wait_for(lambda: bool(ask(url, enough)) and bool(ask(url, refused)), loop, WITHIN_S)
+
+
+def ask(url: str, query: str) -> list[Any]:
+    """What Prometheus answers to an instant query. Raises HTTPError if it does not understand it."""
+    with urllib.request.urlopen(f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}", timeout=10) as answer:
+        found = json.load(answer)
+    assert found["status"] == "success" and not found.get("warnings"), found
+    result: list[Any] = found["data"]["result"]
+    return result
+
+
+def test_prometheus_answers_every_query_of_the_dashboard_with_data(prometheus: str) -> None:
+    empty = []
+    for query in dashboard.queries():
+        if not ask(prometheus, dashboard.filled(query, "watched", "10s")):
+            empty.append(query)
+    assert [query for query in empty if not dashboard.metrics(query) & MAY_BE_EMPTY] == []
+    with urllib.request.urlopen(f"{prometheus}/api/v1/label/run/values", timeout=10) as answer:
+        assert json.load(answer)["data"] == ["watched"]
+
+
+def test_the_configuration_of_the_profile_is_understood() -> None:
+    program = needed(shutil.which("promtool"), "Prometheus")
+    command = [program, "check", "config", str(ROOT / "infra/deploy/prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
