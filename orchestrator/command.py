@@ -105,13 +105,15 @@ def draw(out: Path, per_class: int, seed: int) -> None:
 
 
 def _look_at_data(experiment: Experiment, environment: Settings) -> None:
-    from workers.data.features import decode  # noqa: PLC0415
+    from workers.data import pixels  # noqa: PLC0415
 
     owners = _owners(experiment, environment)
     click.echo(f"# {len(owners.classes)} classes: {', '.join(owners.classes)}")
+    for path in owners.skipped:
+        click.echo(f"# left out, for it cannot be read: {path}")
     for name, owner in (owners.clients | owners.held_out).items():
         for image in owner.images.paths:
-            decode(image, image.read_bytes())
+            pixels.decode(image, pixels.read(image))
         parts, classes = owner.parts, Counter(owner.images.labels.tolist())
         kind = "held out" if name in owners.held_out else f"{len(parts.train)} train, {len(parts.val)} val"
         click.echo(f"# {name}: {len(owner.images)} images of {len(classes)} classes: {kind}, {len(parts.test)} test")
@@ -133,7 +135,8 @@ def _owners(experiment: Experiment, environment: Settings) -> "Owners":
 
 def _fit(experiment: Experiment, owners: "Owners") -> None:
     """Refuse what these owners can never do. Raises ConfigError."""
-    spec, count, named = experiment.rounds, len(owners.clients), experiment.model.classes
+    spec, named = experiment.rounds, experiment.model.classes
+    count = sum(len(owner.parts.train) > 0 for owner in owners.clients.values())
     other = sorted(set(owners.classes) - set(named or owners.classes))
     if other:
         raise ConfigError(f"model.classes lacks {other[0]!r}, which the data have", hint="classes: null takes them all")

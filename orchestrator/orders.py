@@ -12,8 +12,8 @@ from workers.method import State
 
 
 def sites(commit: Commit) -> dict[str, str | None]:
-    """Every client that trains, and the site that plays it; None is the pool."""
-    return {client: d.site for d in commit.descriptions for client in d.clients}
+    """Every client that has images to train on, and the site that plays it; None is the pool."""
+    return {client: d.site for d in commit.descriptions for client, split in d.clients.items() if split.train}
 
 
 def training(book: Book, commit: Commit, state: State, picked: Iterable[str], now: float) -> tuple[Open, ...]:

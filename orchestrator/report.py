@@ -37,6 +37,7 @@ def build(run: str, events: list[Event], tensors: Mapping[str, Tensors]) -> Repo
         },
         encodes=_sum(events, ("answered",), "encodes"),
         adapter_sha256=fingerprint(flat(tensors)) if tensors else None,
+        skipped=described.facts.get("skipped", {}) if described else {},
         seed=started.facts["seed"],
         code_version=started.facts["code_version"],
         backbone_fingerprint=described.facts["fingerprint"] if described else "",

@@ -17,7 +17,7 @@ from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.post import Post
 from orchestrator.tenure import EVERY_S, Tenure
-from schemas.base import canonical
+from schemas.base import alike, canonical
 from schemas.errors import BlobCorrupt, BlobMissing, BusError, CodecError, RunFailed
 from schemas.experiment import Setting
 from schemas.log import Commit, Event, Open
@@ -53,6 +53,7 @@ class Start:
         facts = {
             "clients": described,
             "held_out": held_out,
+            "skipped": {d.site or "pool": d.skipped for d in descriptions if d.skipped},
             "domains": {c: names for d in descriptions for c, names in d.domains.items()},
             "classes": setting.classes,
             "fingerprint": setting.fingerprint,
@@ -76,15 +77,17 @@ class Start:
         asked = {_task_id("describe", site): site for site in sites}
         found = tuple(self._description(m, asked[task_id]) for task_id, m in sorted(answers.items()))
         missing = [s for s in sites if _task_id("describe", s) not in answers]
-        clients = [c for d in found for c in d.clients]
+        clients = [c for d in found for c, split in d.clients.items() if split.train]
         if missing and len(clients) < max(1, self.plan.experiment.rounds.floor):
             queues = "; ".join(self.runtime.bus.waiting(s) for s in missing)
             raise RunFailed(f"run {self.run}: no answer from {', '.join(s or 'the pool' for s in missing)}: {queues}",
                             hint="is a worker running, and does it serve that queue?")  # fmt: skip
         if not clients:
             raise RunFailed(f"run {self.run}: no client has images to train on")
-        if len(set(clients)) < len(clients):
-            raise RunFailed(f"run {self.run}: two sites describe a client of the same name")
+        names = [name for d in found for name in (*d.clients, *d.held_out)]
+        if len(set(names)) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise RunFailed(f"run {self.run}: two sites describe a client of the same name, {twice}")
         return found
 
     def agree(self, descriptions: tuple[Description, ...]) -> Setting:
@@ -97,6 +100,9 @@ class Start:
         classes = named or tuple(sorted({c for d in descriptions for c in d.classes}))
         if len(classes) < 2:
             raise RunFailed(f"run {self.run}: {len(classes)} class is not enough to tell apart")
+        if clash := alike(classes):
+            raise RunFailed("run {}: CLIP cannot tell the classes {!r} and {!r} apart".format(self.run, *clash),
+                            hint="the owners must agree on one spelling")  # fmt: skip
         return Setting(experiment=self.plan.experiment, classes=classes, fingerprint=prints[0])
 
     def init(self, setting: BlobRef, descriptions: tuple[Description, ...]) -> dict[str, Tensors]:

@@ -72,11 +72,17 @@ class View:
         self._say(f"run {self.run}: {e.method.name}, seed {e.seed}; asking the owners what they hold")
 
     def _described(self, event: Event) -> None:
-        self.trainers = set(event.facts["clients"])
+        clients = event.facts["clients"]
+        self.trainers = {c for c, split in clients.items() if split["test"]}
         held = event.facts["held_out"]
         images = sum(sum(c.values()) for c in event.facts["clients"].values())
-        told = f"{len(self.trainers)} clients with {images} images, {len(event.facts['classes'])} classes"
+        told = f"{len(clients)} clients with {images} images, {len(event.facts['classes'])} classes"
         self._say(told + (f"; held out: {', '.join(held)}" if held else ""))
+        for part, so in (("train", "not asked"), ("test", "of no known accuracy")):
+            if without := sorted(c for c, split in clients.items() if not split[part]):
+                self._say(f"without {part}ing images, so {so}: {', '.join(without)}")
+        for who, count in event.facts.get("skipped", {}).items():
+            self._say(f"{who} left out {count} files that cannot be read as images")
 
     def _closed(self, event: Event) -> None:
         self.version = event.version
@@ -88,7 +94,8 @@ class View:
 
     def _evaluated(self, event: Event) -> None:
         scores = self.scores.setdefault(event.version, {})
-        scores[str(event.client)] = event.facts.get("accuracy", float("nan"))
+        if "accuracy" in event.facts:
+            scores[str(event.client)] = event.facts["accuracy"]
         if self.trainers <= set(scores) and event.version not in self.told:
             self.told.add(event.version)
             self._say(f"v{event.version:<3} accuracy {self._accuracy(event.version)}")

@@ -29,8 +29,9 @@ class QuorateError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.hint = message, hint
+        # A file's name may hold bytes that are no text; what is said of it must fit into JSON and on a terminal.
+        self.message, self.hint = (text.encode(errors="backslashreplace").decode() for text in (message, hint))
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

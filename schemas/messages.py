@@ -150,13 +150,14 @@ class Description(Frozen):
     """What one site, or the pool, holds. Counts only: no path, no image and no label leaves it.
 
     clients: those that train. held_out: owners that only evaluate. domains: the domain(s) of each client.
-    fingerprint: of the frozen backbone there.
+    skipped: files left out because they cannot be read. fingerprint: of the frozen backbone there.
     """
 
     site: Name | None = None
     clients: dict[Name, Split]
     held_out: dict[Name, Split] = {}
     classes: tuple[str, ...]
+    skipped: NonNegativeInt = 0
     domains: dict[Name, tuple[str, ...]] = {}
     fingerprint: str
 

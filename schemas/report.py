@@ -48,6 +48,7 @@ class Report(Frozen):
     adapter_sha256: Sha256 | None = Field(
         description="over sorted (name, dtype, shape, raw bytes) of the final tensors; null before version 0"
     )
+    skipped: dict[str, NonNegativeInt] = Field({}, description="files left out as unreadable, per site (or `pool`)")
     seed: NonNegativeInt
     code_version: str
     backbone_fingerprint: str

@@ -119,6 +119,7 @@ class Worker:
             clients={name: _count(owner) for name, owner in owners.clients.items()},
             held_out={name: _count(owner) for name, owner in owners.held_out.items()},
             classes=owners.classes,
+            skipped=len(owners.skipped),
             domains={name: owner.domains for name, owner in (owners.clients | owners.held_out).items()},
             fingerprint=self._place.features(asked.model.backbone).backbone.fingerprint,
         )

@@ -19,7 +19,7 @@ def failure(task: Task, error: Exception, site: Site | None = None) -> TaskFailu
     message = str(error) if isinstance(error, QuorateError) else f"{type(error).__name__}: {error}"
     if site and not _tellable(error, message):
         message = f"{type(error).__name__} at site {site.name}: the worker's log there says more"
-    message = without_urls(message)
+    message = without_urls(message).encode(errors="backslashreplace").decode()
     return TaskFailure(
         run=task.run, task_id=task.task_id, attempt=task.attempt, code=code_of(error), message=message[:2000]
     )

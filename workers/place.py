@@ -11,6 +11,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import structlog
 import torch
 
 from infra import blobs
@@ -30,6 +31,11 @@ from workers.training import one_thread
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+LISTED = 100
+"""Names of files, at most, in one line of the log."""
+
+log = structlog.get_logger()
 
 RUNS = 4
 """Settings and owners of so many runs are kept; their features go with them."""
@@ -98,7 +104,10 @@ class Place:
 
         def read() -> Owners:
             # Any plugin may be named: in the pool by the experiment, at a site by the site itself.
-            return read_owners(data, seed=asked.seed, cache=self.cache, site=name)
+            found = read_owners(data, seed=asked.seed, cache=self.cache, site=name)
+            if found.skipped:  # the names stay on this machine; only their number travels
+                log.warning("images left out", count=len(found.skipped), files=[str(f) for f in found.skipped[:LISTED]])
+            return found
 
         return _kept(self._owners, canonical([asked.seed, data.model_dump(mode="json")]), read)
 

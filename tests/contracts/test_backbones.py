@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from schemas.base import Choice
 from schemas.errors import ConfigError, PluginError
+from workers.data.pixels import SLIMMEST
 from workers.models import _clip
 from workers.plugins import load, names
 
@@ -75,6 +76,11 @@ def test_any_image_is_preprocessed_to_the_same_shape(backbone: Any, mode: str) -
     assert wide.shape == square.shape == (3, *square.shape[1:])
     assert wide.dtype == torch.float32
     assert wide.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (SLIMMEST, 1), (1, SLIMMEST), (3000, 20)])
+def test_the_smallest_and_the_slimmest_image_is_preprocessed_too(backbone: Any, size: tuple[int, int]) -> None:
+    assert backbone.preprocess(Image.new("RGB", size)).shape == backbone.preprocess(Image.new("RGB", (50, 40))).shape
 
 
 def test_features_are_raw_float32_on_cpu(backbone: Any) -> None:

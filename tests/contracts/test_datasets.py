@@ -8,8 +8,8 @@ import pytest
 from schemas.base import Choice
 from schemas.errors import PluginError
 from tests.toys import paint
-from workers.data.features import decode
 from workers.data.images import Images
+from workers.data.pixels import decode
 from workers.plugins import load, names
 
 PACKAGE = "workers.datasets"

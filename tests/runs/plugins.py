@@ -5,9 +5,11 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 
 from schemas.base import Frozen
+from workers.data.images import Images, Indices
 from workers.method import Client, Update
 from workers.methods.fedclip import FedClip
 
@@ -31,6 +33,18 @@ class Only:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """No state."""
+
+
+class Lopsided:
+    """A partition that gives everything to one of two clients."""
+
+    class Params(Frozen):
+        """No parameters."""
+
+    def __init__(self, params: Params) -> None: ...
+
+    def split(self, images: Images, generator: np.random.Generator) -> dict[str, Indices]:
+        return {"rich": np.arange(len(images), dtype=np.int64), "poor": np.empty(0, dtype=np.int64)}
 
 
 class Poisoned(FedClip):

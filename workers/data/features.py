@@ -1,14 +1,12 @@
 """Frozen features, computed once per image content and backbone, and kept on disk.
 
-The one place where image files are opened. Knows the backbone and one SQLite file per fingerprint; must not know
-clients, labels or methods.
+Knows the backbone and one SQLite file per fingerprint; must not know clients, labels or methods.
 
 A feature is raw (not normalised) and rounded to float16 before anyone uses it, so a first run and one that finds
 everything on disk compute with the same bits. Several processes may share the file.
 """
 
 import contextlib
-import io
 import sqlite3
 import struct
 import zlib
@@ -19,10 +17,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from schemas.base import canonical, digest
 from schemas.errors import DataError, StoreError
+from workers.data.pixels import decode, read
 
 CHUNK = 256
 """Images decoded and encoded, then stored, at a time."""
@@ -74,7 +73,7 @@ class Features:
         keys: list[str] = []
         encodes = 0
         for start in range(0, len(paths), CHUNK):
-            contents = [_read(p) for p in paths[start : start + CHUNK]]
+            contents = [read(p) for p in paths[start : start + CHUNK]]
             chunk = [f"image:{digest(data)}" for data in contents]
             known = self._shelf.read(chunk, 2 * self.backbone.dim)
             fresh = {k: i for i, k in enumerate(chunk) if k not in known}
@@ -115,23 +114,6 @@ class Features:
         rows = self.backbone.encode_texts([p.replace("{}", name) for p in prompts])
         mean = torch.nn.functional.normalize(rows, dim=1).mean(dim=0)
         return torch.nn.functional.normalize(mean, dim=0).numpy().astype("<f4").tobytes()
-
-
-def decode(path: Path, data: bytes) -> Image.Image:
-    """The RGB image in the bytes of a file. Raises DataError naming it."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        reason = "no image that Pillow knows" if isinstance(e, UnidentifiedImageError) else str(e)
-        raise DataError(f"cannot read {path}: {reason}") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise DataError(f"cannot read {path}: {e.strerror}") from None
 
 
 class Shelf:

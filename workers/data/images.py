@@ -1,33 +1,45 @@
-"""Which image files there are, by domain and class: three arrays and nothing else.
+"""Which image files there are, by domain and class: three arrays, and what was left out.
 
-Reads names only; a file is opened in `workers.data.features`. Must not know clients, splits or backbones.
+Reads names; a file is opened in `workers.data.pixels`. Must not know clients, splits or backbones.
 """
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from pydantic import TypeAdapter, ValidationError
 
+from schemas.base import Shown, alike
 from schemas.errors import DataError
+from workers.data import pixels
 
 Indices = npt.NDArray[np.int64]
 """Positions in an Images, int64."""
 
+OnUnreadable = Literal["fail", "skip"]
+"""What a file among the images that is none means: nothing is done with any of them, or it is left out and counted."""
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+
+_SHOWN: TypeAdapter[str] = TypeAdapter(Shown)
 
 
 @dataclass(frozen=True)
 class Images:
-    """N image files. labels: int64 (N,), indices into classes; domains: one name per image."""
+    """N image files. labels: int64 (N,), indices into classes; domains: one name per image.
+
+    skipped: files that were left out because they cannot be read. Their names stay where they are.
+    """
 
     paths: tuple[Path, ...]
     labels: Indices
     domains: tuple[str, ...]
     classes: tuple[str, ...]
+    skipped: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,34 +55,46 @@ class Images:
         )
 
 
-def read_folder(root: Path) -> Images:
+def read_folder(root: Path, on_unreadable: OnUnreadable = "fail") -> Images:
     """The images of `<root>/<domain>/<class>/<file>`, sorted by domain, class and file name (ImageFolder's order).
 
     Classes are the sorted union over the domains. Hidden files are skipped, as are other files beside the folders.
-    Raises DataError for a missing or empty folder, and names a file that is no image or lies at the wrong level. Of
-    each file the beginning is read; whether the rest is whole shows when it is decoded.
+    fail: the beginning of each file is read; whether the rest is whole shows when it is used. skip: each file is
+    decoded, and left out if that fails. Raises DataError for a missing or empty folder, and names what lies at the
+    wrong level or, unless it is skipped, is no image.
     """
-    found = [(d.name, c.name, f) for d in _folders(root) for c in _folders(d) for f in _files(c)]
-    for _, _, path in found:
-        _begins_like_an_image(path)
+    listed = [(d.name, c.name, f) for d in _folders(root) for c in _folders(d) for f in _files(c)]
+    found = [(d, c, f) for d, c, f in listed if _is_image(f, on_unreadable)]
+    kept = {path for _, _, path in found}
+    if not found:
+        raise DataError(f"{root}: none of {len(listed)} files can be read as an image")
     classes = tuple(sorted({name for _, name, _ in found}))
+    if clash := alike(classes):
+        raise DataError("classes {!r} and {!r} differ in case or spaces only".format(*clash),
+                        hint="CLIP reads lower case and cannot tell them apart; rename a folder")  # fmt: skip
     index = {name: i for i, name in enumerate(classes)}
     return Images(
         paths=tuple(path for _, _, path in found),
         labels=np.array([index[name] for _, name, _ in found], dtype=np.int64),
         domains=tuple(domain for domain, _, _ in found),
         classes=classes,
+        skipped=tuple(path for _, _, path in listed if path not in kept),
     )
 
 
-def _begins_like_an_image(path: Path) -> None:
+def _is_image(path: Path, on_unreadable: OnUnreadable) -> bool:
     try:
-        with Image.open(path):
-            pass
-    except UnidentifiedImageError:
-        raise DataError(f"cannot read {path}: no image that Pillow knows") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        raise DataError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
+        if path.suffix.lower() not in SUFFIXES:
+            raise DataError(f"cannot read {path}: no image (png, jpg, jpeg, webp, bmp)")
+        if on_unreadable == "fail":
+            pixels.peek(path)
+        else:
+            pixels.decode(path, pixels.read(path))
+    except DataError:
+        if on_unreadable == "fail":
+            raise
+        return False
+    return True
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -81,15 +105,23 @@ def _folders(parent: Path) -> list[Path]:
     folders = [e for e in entries if e.is_dir()]
     if not folders:
         raise DataError(f"{parent} holds no folder", hint="use <root>/<domain>/<class>/<file>")
+    for folder in folders:
+        _refuse_unspeakable(folder)
     return folders
+
+
+def _refuse_unspeakable(folder: Path) -> None:
+    try:
+        _SHOWN.validate_python(folder.name)
+    except ValidationError:
+        raise DataError(f"{folder.parent}: a folder's name {folder.name!r} is no text", hint="rename it") from None
 
 
 def _files(folder: Path) -> list[Path]:
     files = list(_entries(folder))
     for file in files:
-        if file.is_dir() or file.suffix.lower() not in SUFFIXES:
-            what = "a folder" if file.is_dir() else "no image (png, jpg, jpeg, webp, bmp)"
-            raise DataError(f"cannot read {file}: {what}")
+        if file.is_dir() and file.suffix.lower() not in SUFFIXES:
+            raise DataError(f"cannot read {file}: a folder", hint="use <root>/<domain>/<class>/<file>")
     if not files:
         raise DataError(f"{folder} holds no image")
     return files

@@ -36,11 +36,12 @@ class Owner:
 
 @dataclass(frozen=True)
 class Owners:
-    """Everyone in one place (the pool, or a site), by name."""
+    """Everyone in one place (the pool, or a site), by name. skipped: files left out because they cannot be read."""
 
     clients: dict[str, Owner]
     held_out: dict[str, Owner]
     classes: tuple[str, ...]
+    skipped: tuple[Path, ...] = ()
 
     def find(self, name: str) -> Owner:
         """A client or a held-out owner. Raises DataError."""
@@ -72,6 +73,7 @@ def read_owners(data: Data, *, seed: int, cache: Path, site: str | None = None) 
         clients={k: _client(k, images.take(v), seed) for k, v in sorted(named.items())},
         held_out={k: Owner(k, images.take(v), only_test(len(v))) for k, v in sorted(held.items())},
         classes=images.classes,
+        skipped=images.skipped,
     )
 
 
