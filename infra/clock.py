@@ -13,6 +13,9 @@ class Clock(Protocol):
     def wait(self, until: float) -> None:
         """Let time pass until `until`."""
 
+    def restart(self) -> None:
+        """A loop begins again in this process."""
+
 
 class WallClock:
     """Unix time that a change of the system's clock does not move: read once, then counted monotonically."""
@@ -28,6 +31,9 @@ class WallClock:
         """Sleep until then."""
         time.sleep(max(0.0, until - self.now()))
 
+    def restart(self) -> None:
+        """Nothing: this time passes by itself."""
+
 
 class VirtualClock:
     """Time that passes only by being waited for: a run of hours takes seconds and always takes the same course."""
@@ -42,3 +48,7 @@ class VirtualClock:
     def wait(self, until: float) -> None:
         """Be there at once. A moment that has passed changes nothing."""
         self._now = max(self._now, until)
+
+    def restart(self) -> None:
+        """Back to the start of the run: the loop goes on to its last commit, and lives on from there as it did."""
+        self._now = 0.0

@@ -7,10 +7,13 @@ import functools
 
 import urllib3
 
-from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing, GrantRefused
+from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing, BlobUnavailable, GrantRefused
 from schemas.messages import Grant
 
 _ERRORS = {403: GrantRefused, 404: BlobMissing, 412: BlobExists}
+
+PASSING = frozenset((408, 429, *range(500, 600)))
+"""Answers of a store that may be another one later."""
 
 
 @functools.cache
@@ -23,7 +26,10 @@ def pool() -> urllib3.PoolManager:
 
 
 def get(grant: Grant, limit: int) -> bytes:
-    """The object's bytes, at most `limit`. Raises GrantRefused, BlobMissing, BlobCorrupt, BlobError."""
+    """The object's bytes, at most `limit`. Raises GrantRefused, BlobMissing, BlobCorrupt, BlobUnavailable, BlobError.
+
+    A connection cut in the middle is BlobUnavailable: fewer bytes than announced are never taken for the object.
+    """
     try:
         answer = pool().request("GET", grant.url.get_secret_value(), headers=grant.headers, preload_content=False)
         try:
@@ -33,19 +39,22 @@ def get(grant: Grant, limit: int) -> bytes:
             return answer.read()
         finally:
             answer.release_conn()
-    except (urllib3.exceptions.HTTPError, ValueError) as e:
-        raise BlobError(f"GET failed: {type(e).__name__}") from None  # the text of e holds the URL, which is a secret
+    except urllib3.exceptions.HTTPError as e:
+        raise BlobUnavailable(f"GET failed: {type(e).__name__}") from None  # e says the URL, which is a secret
+    except ValueError as e:
+        raise BlobError(f"GET failed: {type(e).__name__}") from None
 
 
 def put(grant: Grant, data: bytes) -> None:
-    """Store the bytes once. Raises BlobExists, GrantRefused, BlobError."""
+    """Store the bytes once. Raises BlobExists, GrantRefused, BlobUnavailable, BlobError."""
     try:
         answer = pool().request("PUT", grant.url.get_secret_value(), body=data, headers=grant.headers)
     except urllib3.exceptions.HTTPError as e:
-        raise BlobError(f"PUT failed: {type(e).__name__}") from None
+        raise BlobUnavailable(f"PUT failed: {type(e).__name__}") from None
     _check(answer, "PUT")
 
 
 def _check(answer: urllib3.BaseHTTPResponse, method: str) -> None:
     if answer.status >= 300:
-        raise _ERRORS.get(answer.status, BlobError)(f"{method} answered {answer.status}")
+        default = BlobUnavailable if answer.status in PASSING else BlobError
+        raise _ERRORS.get(answer.status, default)(f"{method} answered {answer.status}")

@@ -14,19 +14,20 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
-from minio.error import MinioException, S3Error
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from pydantic import SecretStr
 
 from infra import http
 from infra.blobs import verified
 from infra.sigv4 import LONGEST_S, Signer
 from schemas.base import digest
-from schemas.errors import BlobCorrupt, BlobError, BlobMissing, SettingsError
+from schemas.errors import BlobCorrupt, BlobError, BlobMissing, BlobUnavailable, GrantRefused, SettingsError
 from schemas.messages import BlobRef, Grant
 
 _OWN_GRANT_S = 300.0
 _WRITE_ONCE = {"if-none-match": "*"}
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+_SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
 _THERE_ALREADY = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ class MinioBlobs:
         """As BlobStore."""
         path = self._path(key)
         if if_absent:
-            http.put(_grant(self._own, path, "PUT", _OWN_GRANT_S), data)
+            self._put_once(key, path, data)
         else:
             name, length = path.removeprefix(f"/{self.bucket}/"), len(data)
             self._try(
@@ -98,6 +99,13 @@ class MinioBlobs:
             ),
         )
 
+    def _put_once(self, key: str, path: str, data: bytes) -> None:
+        try:
+            http.put(_grant(self._own, path, "PUT", _OWN_GRANT_S), data)
+        except GrantRefused:
+            self._try(key, lambda: self._client.bucket_exists(bucket_name=self.bucket))  # a wrong clock says so here
+            raise BlobError(f"{key}: S3 refuses the write", hint="check the rights of QUORATE_S3_ACCESS_KEY") from None
+
     def _read(self, key: str, limit: int) -> bytes:
         answer = self._client.get_object(bucket_name=self.bucket, object_name=key)
         try:
@@ -118,8 +126,10 @@ class MinioBlobs:
         try:
             return call()
         except S3Error as e:
-            raise (BlobMissing if e.code == "NoSuchKey" else BlobError)(f"{key}: S3 says {e.code}") from None
-        except (MinioException, urllib3.exceptions.HTTPError, ValueError) as e:
+            raise _said(e)(f"{key}: S3 says {e.code}", hint=_hint(e)) from None
+        except (urllib3.exceptions.HTTPError, ServerError, InvalidResponseError) as e:
+            raise BlobUnavailable(f"{key}: S3 failed, {type(e).__name__}") from None
+        except (MinioException, ValueError) as e:
             raise BlobError(f"{key}: S3 failed, {type(e).__name__}") from e
 
     def _make_bucket(self) -> None:
@@ -131,11 +141,12 @@ class MinioBlobs:
             if e.code in _REFUSED:
                 raise SettingsError(f"{where}: {e.code}", hint="check QUORATE_S3_ACCESS_KEY and its rights") from None
             if e.code not in _THERE_ALREADY:
-                raise BlobError(f"{where}: {e.code}") from None
+                raise _said(e)(f"{where}: {e.code}", hint=_hint(e)) from None
         except ValueError as e:
             raise SettingsError(f"{where}: {e}") from None
         except (MinioException, urllib3.exceptions.HTTPError) as e:
-            raise BlobError(f"{where}: not reachable ({type(e).__name__})", hint="is QUORATE_BLOBS right?") from None
+            hint = "is QUORATE_BLOBS right?"
+            raise BlobUnavailable(f"{where}: not reachable ({type(e).__name__})", hint=hint) from None
 
 
 def endpoint(url: str) -> str:
@@ -147,6 +158,17 @@ def endpoint(url: str) -> str:
     parts = urlsplit(url)
     own = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
     return f"{parts.scheme}://{parts.netloc.removesuffix(own) if own else parts.netloc}"
+
+
+def _said(error: S3Error) -> type[BlobError]:
+    if error.code == "NoSuchKey":
+        return BlobMissing
+    later = error.response.status in http.PASSING or error.code in _SKEWED
+    return BlobUnavailable if later else BlobError
+
+
+def _hint(error: S3Error) -> str:
+    return "is the clock of this machine right?" if error.code in _SKEWED else ""
 
 
 def _grant(signer: Signer, path: str, method: Literal["GET", "PUT"], ttl_s: float) -> Grant:

@@ -8,11 +8,12 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import redis
+from redis import exceptions as errors
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from infra.state import Answer
-from schemas.errors import StoreError
+from schemas.errors import StoreError, StoreUnavailable
 
 # One step: is the lease still mine, keep the value, extend the lease. Repeated after a lost answer it does the same
 # again, so the caller still hears `mine`. An absent lease is told apart from another owner's.
@@ -26,6 +27,10 @@ return 'mine'
 """
 
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+_NOT_NOW = (errors.OutOfMemoryError, errors.ReadOnlyError, errors.ClusterDownError, errors.TryAgainError)
+"""Answers of a server that is full, changes its master, or comes up: it may answer otherwise later. So may one whose
+log cannot be written (MISCONF)."""
 
 SOCKET_TIMEOUT_S = 5.0
 """Longest wait for an answer. Blocking reads must be shorter."""
@@ -51,11 +56,20 @@ def key(run: str, *parts: str) -> str:
 
 @contextlib.contextmanager
 def failing(what: str) -> Iterator[None]:
-    """Turn the client's errors into StoreError. Their text names a host, never a password."""
+    """Turn the client's errors into StoreUnavailable and StoreError. Their text names a host, never a password."""
     try:
         yield
     except redis.RedisError as e:
-        raise StoreError(f"{what}: {str(e)[:200] or type(e).__name__}", hint="is QUORATE_STATE right?") from e
+        kind = StoreUnavailable if _passes(e) else StoreError
+        raise kind(f"{what}: {str(e)[:200] or type(e).__name__}", hint="is QUORATE_STATE right?") from e
+
+
+def _passes(error: redis.RedisError) -> bool:
+    if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
+        return False
+    return isinstance(error, (errors.ConnectionError, errors.TimeoutError, *_NOT_NOW)) or str(error).startswith(
+        "MISCONF"
+    )
 
 
 class RedisState:

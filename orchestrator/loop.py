@@ -73,7 +73,7 @@ class Loop:
     def replay(self) -> None:
         """Take in the stream behind the commit without sending anything; then send what may not have been sent."""
         if not self.virtual and self.runtime.state.load(self.run) is None:
-            self.book.forgets_sending()  # the state store was emptied, and perhaps the queues with it
+            self._start_over()
         while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
             if self.tenure.due():
                 self._keep_lease(self.book.version)

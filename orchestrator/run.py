@@ -1,9 +1,10 @@
 """One run from its experiment to its report. This module alone knows the order of the steps."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Literal
 
@@ -15,18 +16,21 @@ from orchestrator.commits import Commits
 from orchestrator.journal import Journal
 from orchestrator.loop import Loop
 from orchestrator.news import News
+from orchestrator.patience import PASSING, Patience
 from orchestrator.plan import Plan
 from orchestrator.start import Start
-from orchestrator.tenure import Tenure
+from orchestrator.tenure import OwnedBlobs, OwnedStream, Tenure
 from schemas.base import canonical
 from schemas.complaints import first_of
-from schemas.errors import BlobExists, BlobMissing, Cancelled, ConfigError, RunFailed
+from schemas.errors import BlobExists, BlobMissing, Cancelled, ConfigError, RunFailed, StoreError
 from schemas.experiment import Experiment
 from schemas.log import Commit, Event, Final
 from schemas.report import Report
 from workers.tensors import Tensors
 
 LARGEST_EXPERIMENT = 16 * 1024 * 1024
+PATIENCE_S = 300.0
+"""How long a loop waits for a store that does not answer."""
 Status = Literal["finished", "failed", "cancelled"]
 
 
@@ -40,24 +44,46 @@ class Outcome:
     commit: Commit | None
 
 
-def execute(plan: Plan, runtime: Runtime, run: str, watch: Callable[[Event], None], *, wait_s: float = 0.0) -> Outcome:
+def execute(
+    plan: Plan,
+    runtime: Runtime,
+    run: str,
+    watch: Callable[[Event], None],
+    *,
+    wait_s: float = 0.0,
+    patience_s: float = PATIENCE_S,
+) -> Outcome:
     """Start or continue a run and see it to its end. Raises LeaseLost; KeyboardInterrupt leaves it resumable.
 
-    wait_s: how long to wait until another loop gives the run up.
+    A store that does not answer is waited for; then the loop goes on from the last commit, as after a crash.
+
+    wait_s: how long to wait until another loop gives the run up. patience_s: how long a store may be away.
     """
-    commits = Commits(run, runtime.blobs)
     tenure = Tenure(run, f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}", runtime.state)
-    tenure.begin(wait_s=wait_s)
+    patience, news = Patience(tenure, patience_s), News(watch)
+    owned = replace(runtime, blobs=OwnedBlobs(runtime.blobs, tenure), stream=OwnedStream(runtime.stream, tenure))
     try:
-        remember(plan.experiment, runtime, run)
-        if commits.final() is None:
-            news = News(watch)
-            news.recall(commits.beginning())
-            _finish(commits, _see_through(plan, runtime, commits, tenure, news.watch))
-        _clean(commits, runtime)
-        return outcome(commits)
+        while True:
+            try:
+                tenure.begin(wait_s=wait_s)
+                wait_s = 0.0
+                return _live(plan, owned, tenure, news)
+            except PASSING as e:
+                patience.bear(e)
+                runtime.bus.clock.restart()
     finally:
-        tenure.end()
+        with contextlib.suppress(StoreError):  # then the lease ends by itself
+            tenure.end()
+
+
+def _live(plan: Plan, runtime: Runtime, tenure: Tenure, news: News) -> Outcome:
+    commits = Commits(tenure.run, runtime.blobs)
+    remember(plan.experiment, runtime, tenure.run)
+    if commits.final() is None:
+        news.recall(commits.beginning())
+        _finish(commits, _see_through(plan, runtime, commits, tenure, news.watch))
+    _clean(commits, runtime)
+    return outcome(commits)
 
 
 def remember(experiment: Experiment, runtime: Runtime, run: str) -> None:

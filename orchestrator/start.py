@@ -61,6 +61,7 @@ class Start:
         self.journal.record("described", self.clock.now(), 0, **facts)
         ref = self.commits.put_setting(canonical(setting))
         models = {group: self.commits.put_model(0, tensors) for group, tensors in self.init(ref, descriptions).items()}
+        self.tenure.keep(0)  # so that a store without this value is one that was emptied
         return self.commits.write(
             Commit(
                 run=self.run, version=0, at=self.clock.now(), setting=ref, descriptions=descriptions,

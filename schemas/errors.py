@@ -10,8 +10,10 @@ QuorateError
 │   ├── BlobMissing        nothing is stored under that key
 │   ├── BlobExists         the key is written already (write-once)
 │   ├── BlobCorrupt        size or hash differ from what was promised
-│   └── GrantRefused       expired, another key, another method
-├── StoreError             the state store or the stream cannot be reached
+│   ├── GrantRefused       expired, another key, another method
+│   └── BlobUnavailable    the object store does not answer, or not now: later it may
+├── StoreError             the state store or the stream
+│   └── StoreUnavailable   it does not answer, or not now: later it may
 ├── BusError               a task may or may not have been published: send the same task_id again
 ├── LeaseLost              another loop owns the run (exit code 3)
 └── RunFailed              the run ended without its last version; says why
@@ -81,8 +83,16 @@ class GrantRefused(BlobError):
     """The store refused a grant: expired, another key or another method."""
 
 
+class BlobUnavailable(BlobError):
+    """The object store does not answer, or says that it cannot now. Later it may."""
+
+
 class StoreError(QuorateError):
-    """The state store or the stream cannot be reached."""
+    """The state store or the stream failed."""
+
+
+class StoreUnavailable(StoreError):
+    """The state store or the stream does not answer, or says that it cannot now. Later it may."""
 
 
 class BusError(QuorateError):
