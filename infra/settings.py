@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     s3_public: the S3 endpoint as the workers see it (`http://HOST:PORT`), where it differs; grants are signed for it.
     redis_password: for Redis URLs that hold none. log_json: JSON lines on a terminal too.
     metrics: where the loop serves Prometheus metrics (`HOST:PORT`, or `PORT` of 127.0.0.1); empty for nowhere.
+    patience_s: how long the loop waits for a server that does not answer.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
@@ -122,6 +123,7 @@ class Settings(BaseSettings):
     s3_public: str = ""
     redis_password: SecretStr = SecretStr("")
     metrics: Address = ""
+    patience_s: float = Field(default=300.0, ge=0, le=86_400, allow_inf_nan=False)
 
     @field_validator("log", mode="before")
     @classmethod

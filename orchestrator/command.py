@@ -48,7 +48,8 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
     try:
         with view.View(experiment, name, console, made.versions) as shown, _served(made, name, environment) as counts:
             watch = _each(shown.watch, *counts)
-            outcome = runs.execute(made, runtime, name, watch, wait_s=RESUME_WAIT_S if resume else 0.0)
+            wait_s, patience_s = RESUME_WAIT_S if resume else 0.0, environment.patience_s
+            outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=patience_s)
     except KeyboardInterrupt:
         click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
         return 130

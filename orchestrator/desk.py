@@ -10,8 +10,9 @@ from orchestrator.book import Book
 from orchestrator.journal import Journal
 from orchestrator.lineage import Lineage
 from orchestrator.post import Post
+from orchestrator.vigil import Vigil
 from schemas.errors import BusError
-from schemas.log import Asked, Decision, Expired, Open, Resent, Retried, Sent
+from schemas.log import Asked, Decision, Expired, Open, Resent, Retried, Sent, Started
 
 ATTEMPTS = 3
 """How often a task is sent before it is given up."""
@@ -40,6 +41,15 @@ class Desk:
         if gone:
             self.log(Sent(version=self.book.version, task_ids=tuple(gone)))
             self.book.sends(gone)
+
+    def look(self, vigil: Vigil, now: float) -> None:
+        """See which tasks have been started, and send those again whose worker is gone."""
+        heard, gone = vigil.look(self.book.unanswered(), now)
+        if heard:
+            decision = Started(version=self.book.version, task_ids=tuple(task.task_id for task in heard))
+            self._start(decision, self.log(decision))
+        for task in gone:
+            self.again(task.task_id, task.attempt, "worker gone")
 
     def again(self, task_id: str, attempt: int, reason: str) -> None:
         """Send a task as a new attempt, or give it up after the last one."""
@@ -70,6 +80,8 @@ class Desk:
                 self._ask(decision, at)
             case Sent():
                 self.book.sends(decision.task_ids)
+            case Started():
+                self._start(decision, at)
             case Resent():
                 self._resend(decision, at)
             case Expired():
@@ -94,6 +106,11 @@ class Desk:
             facts = {"task": task.task_id, "base": task.base, "bytes": size}
             for client in task.clients if task.kind == "train" else ():
                 self.journal.record("asked", at, self.book.version, client, **facts)
+
+    def _start(self, decision: Started, at: float) -> None:
+        for task_id in decision.task_ids:
+            if task_id in self.book.open:
+                self.book.starts(task_id, at)
 
     def _resend(self, decision: Resent, at: float) -> None:
         self.book.resends(decision)

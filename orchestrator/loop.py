@@ -75,14 +75,14 @@ class Loop:
         if not self.virtual and self.runtime.state.load(self.run) is None:
             self._start_over()
         while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
-            if self.tenure.due():
-                self._keep_lease(self.book.version)
             for entry in entries:
                 if self.virtual:
                     self.clock.wait(entry.at)
                 self.take(entry, replaying=True)
                 if self.cursor != entry.id:
                     break  # another loop's version was adopted: go on from its cursor
+            if self.tenure.due():
+                self._keep_lease(self.book.version)
         self.settle()
         for failure in list(self.failed.values()):
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
@@ -202,8 +202,8 @@ class Loop:
         """Extend the lease, send what the bus did not take, and see which workers have gone silent."""
         self._keep_lease(self.book.version)
         self.desk.send(self.book.unsent())
-        for task in [] if self.virtual else self.vigil.look(self.book, self.clock.now()):
-            self.desk.again(task.task_id, task.attempt, "worker gone")
+        if not self.virtual:
+            self.desk.look(self.vigil, self.clock.now())
 
     # --- closing
 
@@ -245,4 +245,5 @@ class Loop:
     def _start_over(self) -> None:
         # The state store was emptied, and perhaps stream and queues with it: a new stream counts from its beginning.
         self.book.forgets_sending()
+        self.vigil.begin()
         self.cursor = START

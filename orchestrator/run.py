@@ -29,8 +29,6 @@ from schemas.report import Report
 from workers.tensors import Tensors
 
 LARGEST_EXPERIMENT = 16 * 1024 * 1024
-PATIENCE_S = 300.0
-"""How long a loop waits for a store that does not answer."""
 Status = Literal["finished", "failed", "cancelled"]
 
 
@@ -51,7 +49,7 @@ def execute(
     watch: Callable[[Event], None],
     *,
     wait_s: float = 0.0,
-    patience_s: float = PATIENCE_S,
+    patience_s: float = 0.0,
 ) -> Outcome:
     """Start or continue a run and see it to its end. Raises LeaseLost; KeyboardInterrupt leaves it resumable.
 

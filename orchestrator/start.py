@@ -1,7 +1,7 @@
 """The beginning of a run: ask the owners what they hold, agree on classes and backbone, and commit version 0.
 
-Describe and init are sent again when a worker says that it could not do them, or when the queues were emptied; a
-worker that vanishes without a word is waited for until `start_s`.
+Describe and init are sent again when a worker says that it could not do them, when it vanished without a word, or
+when the queues were emptied.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,15 @@ from pydantic import ValidationError
 
 from infra.clock import VirtualClock
 from infra.runtime import Runtime
+from infra.stream import START
 from orchestrator import keys
 from orchestrator.commits import Commits
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.post import Post
+from orchestrator.simulate import Simulator
 from orchestrator.tenure import EVERY_S, Tenure
+from orchestrator.vigil import Vigil
 from schemas.base import alike, canonical
 from schemas.errors import BlobCorrupt, BlobMissing, BusError, CodecError, RunFailed
 from schemas.experiment import Setting
@@ -39,7 +42,9 @@ class Start:
         self.clock, self.run = runtime.bus.clock, commits.run
         self.journal = Journal(watch)
         self.post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
-        self.cursor = "0"
+        virtual = isinstance(self.clock, VirtualClock)
+        self.vigil = Vigil(self.run, runtime.state, Simulator.of(plan, virtual=virtual))
+        self.cursor = START
 
     def commit(self, code_version: str) -> Commit:
         """Version 0. Raises RunFailed if nobody answers, or what they answer does not fit together."""
@@ -127,12 +132,25 @@ class Start:
         while waiting and (now := self.clock.now()) < until:
             for task in [waiting[t] for t in sorted(unsent & set(waiting))]:
                 unsent -= self._send(task, setting)
-            if self.tenure.due() and not self.tenure.keep(0):
-                unsent = set(waiting)
             before = dict(waiting)
+            if self.tenure.due():
+                unsent |= self.look(waiting, now)
             answers |= self.listen(waiting, min(until, now + EVERY_S))
             unsent |= {t for t, task in waiting.items() if task.attempt > before[t].attempt}
         return answers
+
+    def look(self, waiting: dict[str, Open], now: float) -> set[str]:
+        """Extend the lease, and see which workers are at it and which have gone; tasks to send again as they are."""
+        if not self.tenure.keep(0):
+            self.vigil.begin()
+            self.cursor = START
+            return set(waiting)
+        heard, gone = self.vigil.look(waiting.values(), now)
+        for task in heard:
+            waiting[task.task_id] = task.model_copy(update={"started_at": now})
+        for task in gone:
+            self._again(task, waiting, "its worker is gone")
+        return set()
 
     def listen(self, waiting: dict[str, Open], until: float) -> dict[str, Manifest]:
         """Take in the stream: what is answered leaves `waiting`, what failed for no fault of its own stays, renewed."""
@@ -165,9 +183,15 @@ class Start:
         task = waiting.get(failure.task_id)
         if task is None or failure.attempt != task.attempt:
             return
-        if failure.code == "client" or task.attempt >= ATTEMPTS:
+        if failure.code == "client":
             raise RunFailed(f"run {self.run}: {task.kind} failed at {task.site or 'the pool'}: {failure.message}")
-        waiting[task.task_id] = task.model_copy(update={"attempt": task.attempt + 1})
+        self._again(task, waiting, failure.message)
+
+    def _again(self, task: Open, waiting: dict[str, Open], reason: str) -> None:
+        if task.attempt >= ATTEMPTS:
+            where = task.site or "the pool"
+            raise RunFailed(f"run {self.run}: {task.kind} failed at {where} ({ATTEMPTS} attempts): {reason}")
+        waiting[task.task_id] = task.model_copy(update={"attempt": task.attempt + 1, "started_at": None})
 
     def _send(self, task: Open, setting: BlobRef) -> set[str]:
         try:

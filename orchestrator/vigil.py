@@ -1,26 +1,39 @@
 """Which tasks have been started, and which have lost their worker: by the beats that workers leave in the store."""
 
+from collections.abc import Iterable
+
 from infra.state import StateStore
-from orchestrator.book import Book
 from orchestrator.simulate import Simulator
 from schemas.log import Open
 
+SETTLE_S = 3.0
+"""How long a vigil only listens at first: so long a beat lasts, and a worker may need to be heard again."""
+
 
 class Vigil:
-    """Watches the open tasks of a run. A worker is gone when it is silent at two looks after it was heard."""
+    """Watches the open tasks of a run. A worker is gone when it is silent at two looks after it was heard.
+
+    By whom it was heard does not matter: `Open.started_at` says that it was, in whichever life of the loop.
+    """
 
     def __init__(self, run: str, state: StateStore, simulator: Simulator) -> None:
         self.run, self.state, self.simulator = run, state, simulator
-        self.silent: set[str] = set()
+        self.begin()
 
-    def look(self, book: Book, now: float) -> list[Open]:
-        """Note in the book what has been started; the tasks whose worker is gone, although they are unanswered."""
-        works = {f"{o.task_id}.{o.attempt}": o for o in book.unanswered()}
+    def begin(self) -> None:
+        """Begin anew, as after the store has lost all beats."""
+        self.silent: set[str] = set()
+        self.since: float | None = None
+
+    def look(self, tasks: Iterable[Open], now: float) -> tuple[list[Open], list[Open]]:
+        """Of these unanswered tasks, those heard for the first time, and those whose worker is gone."""
+        works = {f"{o.task_id}.{o.attempt}": o for o in tasks}
         beating = self.state.beating(self.run, works) if works else set()
-        for work in beating:
-            if works[work].started_at is None:
-                book.starts(works[work].task_id, now)
+        heard = [o for work, o in works.items() if work in beating and o.started_at is None]
         silent = {work for work, o in works.items() if o.started_at is not None} - beating
         gone = [works[work] for work in sorted(silent & self.silent)]
         self.silent = silent
-        return [task for task in gone if not self.simulator.drops(task)]
+        self.since = now if self.since is None else self.since
+        if now < self.since + SETTLE_S:
+            return heard, []
+        return heard, [task for task in gone if not self.simulator.drops(task)]

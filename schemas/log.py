@@ -71,6 +71,14 @@ class Sent(Frozen):
     task_ids: tuple[str, ...]
 
 
+class Started(Frozen):
+    """Workers were heard at these tasks for the first time: their own deadlines count from the moment of this entry."""
+
+    kind: Literal["started"] = "started"
+    version: NonNegativeInt
+    task_ids: tuple[str, ...]
+
+
 class Resent(Frozen):
     """The loop sends a task again, as a new attempt."""
 
@@ -107,7 +115,7 @@ class Closed(Frozen):
     without: tuple[Name, ...]
 
 
-Decision = Annotated[Asked | Sent | Resent | Expired | Retried | Closed, Field(discriminator="kind")]
+Decision = Annotated[Asked | Sent | Started | Resent | Expired | Retried | Closed, Field(discriminator="kind")]
 DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 
 

@@ -20,7 +20,7 @@ from infra.state import StateStore
 from infra.stream import Author, Stream
 from schemas.base import canonical
 from schemas.complaints import complaint
-from schemas.errors import ConfigError, DataError, StoreError
+from schemas.errors import BlobCorrupt, BlobMissing, CodecError, ConfigError, DataError, StoreError
 from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task
 from workers.adapters import Cosine
 from workers.data.owners import Owner
@@ -29,7 +29,8 @@ from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
 from workers.place import Place, Site, part
 from workers.plugins import load
-from workers.private import PoolPrivate, SitePrivate, upload
+from workers.private import PoolPrivate, Private, SitePrivate
+from workers.reach import Reach
 from workers.setting import Setting
 from workers.tensors import Tensors, pack
 from workers.training import accuracy, one_thread
@@ -56,8 +57,9 @@ class Worker:
 
     def __init__(self, *, name: str, stream: Stream, state: StateStore, cache: Path, site: Site | None = None) -> None:
         self.name, self.stream, self.state, self.site = name, stream, state, site
-        self._place = Place(cache, site)
-        self._private = SitePrivate(site.data.private) if site else PoolPrivate()
+        self._reach = Reach()
+        self._place = Place(cache, site, self._reach)
+        self._private: Private = SitePrivate(site.data.private) if site else PoolPrivate(self._reach)
 
     def handle(self, text: str) -> None:
         """Work on the JSON of a Task and append a Manifest or a TaskFailure to the run's stream."""
@@ -67,9 +69,9 @@ class Worker:
         except ValidationError as e:
             log.error("task not understood", error=complaint(e, Task))
             return
-        with structlog.contextvars.bound_contextvars(**logs.facts(task)):
-            with self._beating(task):
-                author, body = self._attempt(task, started)
+        self._reach.begin(task.deadline_s)
+        with structlog.contextvars.bound_contextvars(**logs.facts(task)), self._beating(task):
+            author, body = self._attempt(task, started)
             self._report(task, author, body, until=started + task.deadline_s)
 
     def _attempt(self, task: Task, started: float) -> tuple[Author, str]:
@@ -98,7 +100,7 @@ class Worker:
         setting = self._place.setting(task.setting)
         method: Method = load("workers.methods", setting.experiment.method, allowed=self._place.allowed)
         if task.kind == "init":
-            return _init(task, setting, method)
+            return self._init(task, setting, method)
         job = _Job(task, setting, method, self._place.model(task.inputs["model"]))
         if task.kind == "train":
             return Answer(results=tuple(self._train(job, slot) for slot in task.clients))
@@ -123,7 +125,8 @@ class Worker:
             domains={name: owner.domains for name, owner in (owners.clients | owners.held_out).items()},
             fingerprint=self._place.features(asked.model.backbone).backbone.fingerprint,
         )
-        return Answer(outputs={"description": upload(task.outputs["description"], canonical(description))[0]})
+        uploaded, _ = self._reach.upload(task.outputs["description"], canonical(description))
+        return Answer(outputs={"description": uploaded})
 
     def _train(self, job: "_Job", slot: ClientSlot) -> ClientResult:
         owner = self._place.owners(job.setting.experiment).find(slot.client)
@@ -131,7 +134,7 @@ class Worker:
 
     @one_thread()  # beside other processes, two threads that wait for each other take ten times as long as one
     def _trained(self, job: "_Job", slot: ClientSlot, owner: Owner, examples: Examples, encodes: int) -> ClientResult:
-        private = self._private.read(job.task.run, slot)
+        private, lost = self._private_of(job, slot)
         client = Client(
             name=slot.client,
             base=job.task.base,
@@ -146,19 +149,48 @@ class Worker:
         codec, transforms = self._way_out(job.setting)
         sealed = seal(client, update, private=private, codec=codec, transforms=transforms)
         kept = self._private.write(job.task.run, slot, sealed.private)
-        label = Label(slot.client, update.weight, _finite(update.metrics), kept, encodes)
-        return _send(slot, write_update(sealed.packed, label))
+        label = Label(slot.client, update.weight, _finite(update.metrics) | lost, kept, encodes)
+        return self._send(slot, write_update(sealed.packed, label))
 
     def _evaluate(self, job: "_Job", slot: ClientSlot) -> ClientResult:
         owner = self._place.owners(job.setting.experiment).find(slot.client)
         examples, encodes = self._place.examples(job.setting, owner)
         test = part(examples, owner.parts.test)
-        private = without_residual(self._private.read(job.task.run, slot))
-        personal = job.method.personal(job.setting, job.task.group, job.incoming, private)
+        private, lost = self._private_of(job, slot)
+        personal = job.method.personal(job.setting, job.task.group, job.incoming, without_residual(private))
         metrics = {"accuracy": accuracy(personal, test), "examples": float(len(test))}
         if job.task.base == 0:
             metrics["zero_shot"] = accuracy(Cosine(job.setting.texts, job.setting.scale), test)
-        return ClientResult(client=slot.client, metrics=_finite(metrics), encodes=encodes)
+        return ClientResult(client=slot.client, metrics=_finite(metrics) | lost, encodes=encodes)
+
+    def _init(self, task: Task, setting: Setting, method: Method) -> Answer:
+        state = method.init(setting)
+        if state.server:
+            raise ConfigError(f"{type(method).__name__} starts with server tensors, which version 0 cannot hold")
+        named = {f"{group}/{name}": t for group, tensors in state.tensors.items() for name, t in tensors.items()}
+        return Answer(outputs={"state": self._reach.upload(task.outputs["state"], pack(named))[0]})
+
+    def _send(self, slot: ClientSlot, data: bytes) -> ClientResult:
+        # What lies under the key counts: an earlier attempt may have died between its upload and its report.
+        update, found = self._reach.upload(slot.outputs["update"], data)
+        label = read_label(found)
+        return ClientResult(
+            client=slot.client,
+            update=update,
+            private=label.private,
+            weight=label.weight,
+            metrics=label.metrics,
+            payload_bytes=update.size,
+            encodes=label.encodes,
+        )
+
+    def _private_of(self, job: "_Job", slot: ClientSlot) -> tuple[Tensors, dict[str, float]]:
+        """A client's private state, and what is to be said of it: one that is gone for good begins anew."""
+        try:
+            return self._private.read(job.task.run, slot), {}
+        except (BlobMissing, BlobCorrupt, CodecError) as e:
+            log.warning("private state is lost, beginning anew", who=slot.client, error=without_urls(str(e)))
+            return {}, {"private_lost": 1.0}
 
     def _way_out(self, setting: Setting) -> tuple[Codec, list[Transform]]:
         allowed = self._place.allowed
@@ -204,29 +236,6 @@ class _Job:
     setting: Setting
     method: Method
     incoming: Tensors
-
-
-def _init(task: Task, setting: Setting, method: Method) -> Answer:
-    state = method.init(setting)
-    if state.server:
-        raise ConfigError(f"{type(method).__name__} starts with server tensors, which version 0 cannot hold")
-    named = {f"{group}/{name}": t for group, tensors in state.tensors.items() for name, t in tensors.items()}
-    return Answer(outputs={"state": upload(task.outputs["state"], pack(named))[0]})
-
-
-def _send(slot: ClientSlot, data: bytes) -> ClientResult:
-    # What lies under the key counts: an earlier attempt may have died between its upload and its report.
-    update, found = upload(slot.outputs["update"], data)
-    label = read_label(found)
-    return ClientResult(
-        client=slot.client,
-        update=update,
-        private=label.private,
-        weight=label.weight,
-        metrics=label.metrics,
-        payload_bytes=update.size,
-        encodes=label.encodes,
-    )
 
 
 def _count(owner: Owner) -> Split:

@@ -14,7 +14,6 @@ import numpy as np
 import structlog
 import torch
 
-from infra import blobs
 from schemas import experiment
 from schemas.base import Choice, canonical
 from schemas.errors import ConfigError, DataError
@@ -25,6 +24,7 @@ from workers.data.images import Indices
 from workers.data.owners import Owner, Owners, read_owners
 from workers.method import Examples
 from workers.plugins import load
+from workers.reach import Reach
 from workers.setting import Setting, agree
 from workers.tensors import Tensors, unpack
 from workers.training import one_thread
@@ -52,8 +52,8 @@ class Site:
 class Place:
     """The pool, or a site. cache: folder of features and drawn data sets."""
 
-    def __init__(self, cache: Path, site: Site | None = None) -> None:
-        self.cache, self.site = cache, site
+    def __init__(self, cache: Path, site: Site | None = None, reach: Reach | None = None) -> None:
+        self.cache, self.site, self.reach = cache, site, reach or Reach()
         self.allowed = site.data.plugins if site else None
         self._features: dict[bytes, Features] = {}
         self._owners: dict[bytes, Owners] = {}
@@ -64,7 +64,7 @@ class Place:
     def proposed(self, ref: Ref) -> experiment.Setting:
         """The setting blob of a task. Raises BlobError, ConfigError."""
         try:
-            return experiment.Setting.model_validate_json(blobs.get(ref))
+            return experiment.Setting.model_validate_json(self.reach.get(ref))
         except ValueError as e:
             raise ConfigError(f"the setting is not understood: {str(e)[:200]}") from None
 
@@ -84,7 +84,7 @@ class Place:
         Raises BlobError, CodecError.
         """
         if self._model[0] != ref.blob:
-            self._model = (ref.blob, unpack(blobs.get(ref)))
+            self._model = (ref.blob, unpack(self.reach.get(ref)))
         return {name: t.clone() for name, t in self._model[1].items()}
 
     def features(self, backbone: Choice) -> Features:

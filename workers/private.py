@@ -8,11 +8,13 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from infra import blobs
 from schemas.base import digest
-from schemas.errors import BlobExists, BlobMissing, StoreError
-from schemas.messages import BlobRef, ClientSlot, Outlet
+from schemas.errors import BlobMissing, StoreError
+from schemas.messages import BlobRef, ClientSlot
+from workers.reach import Reach
 from workers.tensors import Tensors, pack, unpack
 
 OWN = "private:"
@@ -22,16 +24,29 @@ KEPT = 8
 """Files of one client that stay: which of its last answers was accepted, only the loop knows."""
 
 
+class Private(Protocol):
+    """Where a worker keeps private state."""
+
+    def read(self, run: str, slot: ClientSlot) -> Tensors:
+        """The client's private state as last accepted, empty at first."""
+
+    def write(self, run: str, slot: ClientSlot, tensors: Tensors) -> BlobRef | None:
+        """Keep the next private state; None if there is none."""
+
+
+@dataclass(frozen=True)
 class PoolPrivate:
     """Of simulated clients: blobs of the run."""
 
+    reach: Reach
+
     def read(self, run: str, slot: ClientSlot) -> Tensors:
         """The client's private state as last accepted, empty at first. Raises BlobError, CodecError."""
-        return unpack(blobs.get(slot.private)) if slot.private else {}
+        return unpack(self.reach.get(slot.private)) if slot.private else {}
 
     def write(self, run: str, slot: ClientSlot, tensors: Tensors) -> BlobRef | None:
         """Keep the next private state; None if there is none. Raises BlobError."""
-        return upload(slot.outputs["private"], pack(tensors))[0] if tensors else None
+        return self.reach.upload(slot.outputs["private"], pack(tensors))[0] if tensors else None
 
 
 @dataclass(frozen=True)
@@ -71,18 +86,6 @@ class SitePrivate:
 
     def _path(self, run: str, client: str, sha256: str) -> Path:
         return self.root / run / client / f"{sha256}.safetensors"
-
-
-def upload(outlet: Outlet, data: bytes) -> tuple[BlobRef, bytes]:
-    """Write, or read back what an earlier attempt wrote there: what lies under the key, whoever put it.
-
-    Raises BlobError, GrantRefused.
-    """
-    try:
-        return blobs.put(outlet, data), data
-    except BlobExists:
-        found = blobs.fetch(outlet.get, limit=2 * len(data) + 2**20)
-        return BlobRef(key=outlet.key, sha256=digest(found), size=len(found)), found
 
 
 def _replace(path: Path, data: bytes) -> None:

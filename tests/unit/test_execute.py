@@ -28,6 +28,7 @@ class Bench:
     """A worker, an office and what the worker said last."""
 
     def __init__(self, tmp: Path, name: str = "w1", site: Site | None = None, **changes: object) -> None:
+        self.root = tmp
         folder = tmp / name
         images = tmp / "images"
         asked = experiment(None if site else images if images.exists() else paint(images), **changes)
@@ -270,7 +271,38 @@ def test_private_state_of_a_site_stays_there(tmp_path: Path) -> None:
     assert bench.do(task).results[0].private != first.private
     lost = first.private.model_copy(update={"sha256": "0" * 64})
     task = bench.office.task("train", "v", ["north"], model=model, base=2, own=True, private={"north": lost})
-    assert bench.fail(task).code == "infra"
+    anew = bench.do(task).results[0]
+    assert anew.metrics["private_lost"] == 1 and anew.private not in (None, lost)
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_a_client_whose_private_state_is_lost_begins_anew_and_says_so(bench: Bench, damage: str) -> None:
+    office = Bench(bench.root, "lossy", codec=Choice(name="fp16"))
+    model = office.model()
+    kept = office.do(office.office.task("train", "a", ["flat-0"], model=model)).results[0].private
+    assert kept is not None
+    first = office.do(office.office.task("train", "b", ["flat-0"], model=model, base=1)).results[0]
+    office.office.blobs.delete(kept.key)
+    if damage == "changed":
+        office.office.blobs.put(kept.key, bytes(kept.size))
+    held = {"flat-0": kept}
+    again = office.do(office.office.task("train", "c", ["flat-0"], model=model, base=1, private=held)).results[0]
+    assert again.metrics == first.metrics | {"private_lost": 1.0}
+    assert again.update is not None and again.private is not None
+    (judged,) = office.do(office.office.task("evaluate", "d", ["flat-0"], model=model, private=held)).results
+    assert judged.metrics["private_lost"] == 1 and "accuracy" in judged.metrics
+
+
+def test_a_worker_whose_cache_takes_nothing_trains_to_the_same_update(tmp_path: Path) -> None:
+    kept, without = Bench(tmp_path, "kept"), Bench(tmp_path, "without")
+    (tmp_path / "without" / "cache").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "without" / "cache" / "features").write_text("a file where a folder should be")
+    found = []
+    for bench in (kept, without):
+        (result,) = bench.do(bench.office.task("train", "t", ["flat-0"], model=bench.model())).results
+        assert result.update is not None and result.encodes == 30
+        found.append(fingerprint(bench.update(result.update)))
+    assert found[0] == found[1]
 
 
 def test_a_site_loads_no_plugin_that_it_does_not_list(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
+import resource
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import structlog
 import torch
 from PIL import Image
 
@@ -93,10 +96,38 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, paths: list[Path]) -> None:
     assert again.encodes == 1 and torch.equal(again.features, whole)
 
 
-def test_a_cache_that_cannot_be_written_is_a_store_error(tmp_path: Path, paths: list[Path]) -> None:
+@pytest.fixture
+def room() -> Iterator[Callable[[int], None]]:
+    """Lets this process write so many bytes of a file, as a full disk would."""
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+
+
+def test_without_room_on_disk_features_are_computed_and_not_kept(
+    tmp_path: Path, paths: list[Path], room: Callable[[int], None]
+) -> None:
+    whole = _features(tmp_path / "kept").images(paths)
+    cramped = _features(tmp_path / "full")
+    with structlog.testing.capture_logs() as said:
+        room(4096)
+        found = [cramped.images(paths) for _ in range(2)]
+        assert cramped.scale() == ToyBackbone.scale
+        room(resource.RLIM_INFINITY)
+    assert all(torch.equal(f.features, whole.features) and f.encodes == 12 for f in found)
+    assert [line["event"] for line in said] == ["features are not kept on disk"]
+    assert cramped.images(paths).encodes == 12 and cramped.images(paths).encodes == 0
+
+
+def test_a_cache_in_which_nothing_can_be_made_is_done_without(tmp_path: Path, paths: list[Path]) -> None:
     (tmp_path / "features").write_text("a file where a folder should be")
+    assert [_features(tmp_path).images(paths).encodes for _ in range(2)] == [12, 12]
+
+
+def test_a_shelf_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
     with pytest.raises(StoreError, match="QUORATE_CACHE"):
-        _features(tmp_path).images(paths)
+        Shelf(tmp_path / "file" / "x.sqlite").write({"k": b"v"})
 
 
 def test_what_is_kept_first_stays(tmp_path: Path) -> None:

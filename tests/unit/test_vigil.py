@@ -8,7 +8,7 @@ from infra.state import FileState
 from orchestrator.book import Book
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
-from orchestrator.vigil import Vigil
+from orchestrator.vigil import SETTLE_S, Vigil
 from schemas.experiment import Rounds
 from schemas.log import Asked, Held, Open
 from schemas.messages import Manifest
@@ -42,30 +42,55 @@ def vigil(state: Beats) -> Vigil:
     return Vigil("r", state, Simulator.of(plan(experiment()), virtual=False))
 
 
+def look(book: Book, vigil: Vigil, now: float) -> list[str]:
+    """Look, note who was heard, and name the tasks whose worker is gone."""
+    heard, gone = vigil.look(book.unanswered(), now)
+    for task in heard:
+        book.starts(task.task_id, now)
+    return [task.task_id for task in gone]
+
+
 def test_a_worker_that_was_never_heard_is_not_missed(book: Book, vigil: Vigil) -> None:
-    assert [vigil.look(book, t) for t in (1.0, 2.0, 3.0)] == [[], [], []]
+    assert [look(book, vigil, t) for t in (1.0, 2.0, 3.0, 4.0, 5.0)] == [[]] * 5
     assert book.open["v0-ann-0"].started_at is None
 
 
 def test_a_worker_heard_once_and_silent_twice_is_gone(book: Book, vigil: Vigil, state: Beats) -> None:
     state.heard = {"v0-ann-0.1"}
-    assert vigil.look(book, 1.0) == []
+    assert [look(book, vigil, t) for t in (1.0, 2.0, 3.0)] == [[]] * 3
     assert book.open["v0-ann-0"].started_at == 1.0
     state.heard = set()
-    assert vigil.look(book, 2.0) == []
-    assert [t.task_id for t in vigil.look(book, 3.0)] == ["v0-ann-0"]
+    assert [look(book, vigil, t) for t in (4.0, 5.0)] == [[], ["v0-ann-0"]]
+
+
+def test_a_worker_that_an_earlier_life_heard_is_missed_within_seconds(book: Book, vigil: Vigil, state: Beats) -> None:
+    book.starts("v0-ann-0", -100.0)
+    assert [look(book, vigil, t) for t in (1.0, 2.0, 3.0)] == [[]] * 3  # it may be heard yet
+    assert look(book, vigil, 1.0 + SETTLE_S) == ["v0-ann-0"]
+
+
+def test_after_the_store_lost_all_beats_workers_have_time_to_be_heard_again(
+    book: Book, vigil: Vigil, state: Beats
+) -> None:
+    state.heard = {"v0-ann-0.1"}
+    assert [look(book, vigil, t) for t in (1.0, 5.0)] == [[], []]
+    vigil.begin()
+    state.heard = set()
+    assert [look(book, vigil, t) for t in (6.0, 7.0, 8.0)] == [[]] * 3
+    state.heard = {"v0-ann-0.1"}
+    assert look(book, vigil, 9.0) == []
 
 
 def test_one_silent_look_between_two_beats_is_forgiven(book: Book, vigil: Vigil, state: Beats) -> None:
-    for now, heard in enumerate([{"v0-ann-0.1"}, set(), {"v0-ann-0.1"}, set()]):
+    for now, heard in enumerate([{"v0-ann-0.1"}, set(), {"v0-ann-0.1"}, set(), {"v0-ann-0.1"}, set()]):
         state.heard = heard
-        assert vigil.look(book, float(now)) == []
+        assert look(book, vigil, float(now)) == []
 
 
 def test_a_task_whose_manifest_is_here_has_lost_nobody(book: Book, vigil: Vigil, state: Beats) -> None:
     state.heard = {"v0-ann-0.1"}
-    vigil.look(book, 1.0)
+    look(book, vigil, 1.0)
     state.heard = set()
-    vigil.look(book, 2.0)
+    look(book, vigil, 5.0)
     book.held.append(Held(due=9.0, manifest=Manifest(run="r", task_id="v0-ann-0", attempt=1, worker="w", seconds=1.0)))
-    assert vigil.look(book, 3.0) == []
+    assert look(book, vigil, 6.0) == []

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import structlog
 import torch
 from PIL import Image
 
@@ -25,6 +26,8 @@ from workers.data.pixels import decode, read
 
 CHUNK = 256
 """Images decoded and encoded, then stored, at a time."""
+
+log = structlog.get_logger()
 
 
 class Backbone(Protocol):
@@ -66,20 +69,21 @@ class Features:
     def __init__(self, backbone: Backbone, cache: Path) -> None:
         self.backbone = backbone
         self._shelf = Shelf(cache / "features" / f"{backbone.fingerprint}.sqlite")
+        self._warned = False
 
     def images(self, paths: Sequence[Path]) -> Encoded:
-        """Features in the order of the paths. Raises DataError naming a file that cannot be read, StoreError."""
+        """Features in the order of the paths. Raises DataError naming a file that cannot be read."""
         found: dict[str, bytes] = {}
         keys: list[str] = []
         encodes = 0
         for start in range(0, len(paths), CHUNK):
             contents = [read(p) for p in paths[start : start + CHUNK]]
             chunk = [f"image:{digest(data)}" for data in contents]
-            known = self._shelf.read(chunk, 2 * self.backbone.dim)
+            known = self._find(chunk, 2 * self.backbone.dim)
             fresh = {k: i for i, k in enumerate(chunk) if k not in known}
             if fresh:
                 encoded = self._encode([(paths[start + i], contents[i]) for i in fresh.values()])
-                known |= self._shelf.write(dict(zip(fresh, encoded, strict=True)))
+                known |= self._keep(dict(zip(fresh, encoded, strict=True)))
             encodes += len(fresh)
             found |= known
             keys += chunk
@@ -89,18 +93,38 @@ class Features:
     def texts(self, classes: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
         """One unit row per class, float32 (K, D): the mean of its normalised prompt embeddings, normalised."""
         wanted = {f"text:{digest(canonical([name, *prompts]))}": name for name in classes}
-        known = self._shelf.read(list(wanted), 4 * self.backbone.dim)
+        known = self._find(list(wanted), 4 * self.backbone.dim)
         fresh = {k: self._text(name, prompts) for k, name in wanted.items() if k not in known}
-        known |= self._shelf.write(fresh)
+        known |= self._keep(fresh)
         rows = np.frombuffer(b"".join(known[k] for k in wanted), dtype="<f4").reshape(len(wanted), self.backbone.dim)
         return torch.from_numpy(rows.astype(np.float32))
 
     def scale(self) -> float:
-        """exp(logit_scale). Kept too: with nothing left to encode, CLIP need not be built at all. Raises StoreError."""
-        kept = self._shelf.read(["scale"], 8).get("scale")
+        """exp(logit_scale). Kept too: with nothing left to encode, CLIP need not be built at all."""
+        kept = self._find(["scale"], 8).get("scale")
         if kept is None:
-            kept = self._shelf.write({"scale": struct.pack("<d", self.backbone.scale)})["scale"]
+            kept = self._keep({"scale": struct.pack("<d", self.backbone.scale)})["scale"]
         return float(struct.unpack("<d", kept)[0])
+
+    def _find(self, keys: list[str], size: int) -> dict[str, bytes]:
+        try:
+            return self._shelf.read(keys, size)
+        except StoreError as e:
+            self._go_without(e)
+            return {}
+
+    def _keep(self, values: dict[str, bytes]) -> dict[str, bytes]:
+        try:
+            return self._shelf.write(values)
+        except StoreError as e:
+            self._go_without(e)
+            return values
+
+    def _go_without(self, error: StoreError) -> None:
+        """What cannot be kept on disk is computed and used all the same. Said once."""
+        if not self._warned:
+            log.warning("features are not kept on disk", error=error.message, hint=error.hint)
+        self._warned = True
 
     def _encode(self, files: list[tuple[Path, bytes]]) -> list[bytes]:
         batch = torch.stack([self.backbone.preprocess(decode(path, data)) for path, data in files])
