@@ -1,7 +1,7 @@
 """The data of the race: owners of two classes each, and a frozen backbone to which a picture is its 64 pixels.
 
-Plugins like any other, named in the experiment as `benchmarks.points:Points`. Encoding costs microseconds, and the noise
-decides how hard the task is.
+Plugins like any other, named in the experiment as `benchmarks.points:Points`. Encoding costs microseconds, and the
+noise decides how hard the task is.
 """
 
 import hashlib
