@@ -1,6 +1,6 @@
 """`python -m benchmarks [WHAT ...]`: measure all, or what is named, and write docs/benchmarks.md.
 
-WHAT: overhead, embedded, accuracy, first_run; `page` only writes the page; `tuning` repeats the choice of a preset.
+WHAT: overhead, embedded, accuracy, first_run, race; `page` only writes the page; `tuning` chooses a preset once more.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from benchmarks import accuracy, embedded, first_run, overhead, page, tuning
+from benchmarks import accuracy, embedded, first_run, overhead, page, race, tuning
 from benchmarks.machine import here
 from infra import logs, settings
 
@@ -30,6 +30,7 @@ def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
         "embedded": lambda: embedded.measure(cache),
         "accuracy": lambda: accuracy.measure(page.RESULTS / "accuracy.json", cache, here()),
         "first_run": first_run.measure,
+        "race": lambda: race.measure(page.RESULTS / "race.json", cache, here()),
     }
 
 

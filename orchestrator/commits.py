@@ -72,7 +72,7 @@ class Commits:
 
     def journal(self) -> list[Event]:
         """The events of all commits and of the end, in order."""
-        blobs = [commit.journal for commit in self.all()]
+        blobs = [self._journal_of(key) for key in self.blobs.keys(keys.versions(self.run))]
         final = self.final()
         return [e for blob in [*blobs, *([final.journal] if final else [])] for e in self.events(blob)]
 
@@ -91,8 +91,8 @@ class Commits:
 
     def sweep(self, last: Commit) -> None:
         """Delete what nothing refers to any more after the end of the run."""
-        kept = {blob.key for commit in self.all() for blob in commit.models.get(commit.version, {}).values()
-                if commit.version % KEEP_EVERY == 0}  # fmt: skip
+        kept = {blob.key for key in self.blobs.keys(keys.versions(self.run)) if keys.number(key) % KEEP_EVERY == 0
+                for blob in self._commit(key).models.get(keys.number(key), {}).values()}  # fmt: skip
         kept |= {blob.key for models in last.models.values() for blob in models.values()}
         kept |= {blob.key for blob in (*last.private.values(), *([last.server] if last.server else []))}
         for kind in ("updates", "private", "models", "start"):
@@ -104,6 +104,13 @@ class Commits:
         try:
             return Commit.model_validate(json.loads(self.blobs.read(key, limit=LARGEST)))
         except (ValidationError, ValueError) as e:
+            raise BlobError(f"{key} is no commit: {str(e)[:200]}") from None
+
+    def _journal_of(self, key: str) -> BlobRef:
+        """The journal that a commit names. Of thousands of commits nothing else is looked at."""
+        try:
+            return BlobRef.model_validate(json.loads(self.blobs.read(key, limit=LARGEST))["journal"])
+        except (ValidationError, ValueError, KeyError, TypeError) as e:
             raise BlobError(f"{key} is no commit: {str(e)[:200]}") from None
 
     def _once(self, key: str, data: bytes) -> BlobRef:

@@ -11,6 +11,7 @@ runs/<run>/start/<task>.<attempt>     descriptions, and the tensors of version 0
 runs/<run>/final.json                 how it ended
 """
 
+from schemas.errors import BlobError
 from schemas.log import Open
 from schemas.messages import BlobRef
 
@@ -38,6 +39,14 @@ def versions(run: str) -> str:
 def version(run: str, number: int) -> str:
     """One commit; the numbers sort as names."""
     return f"{versions(run)}{number:08d}.json"
+
+
+def number(key: str) -> int:
+    """The version of a commit, from its key. Raises BlobError."""
+    name = key.rpartition("/")[2].removesuffix(".json")
+    if not name.isdecimal():
+        raise BlobError(f"{key} is no commit: it has no number")
+    return int(name)
 
 
 def models(run: str) -> str:

@@ -108,6 +108,17 @@ def test_what_is_no_commit_is_an_error_that_names_it(commits: Commits, data: byt
         commits.last()
 
 
+def test_the_journal_and_the_sweep_name_what_is_no_commit(commits: Commits) -> None:
+    commits.write(_commit(commits, 1))
+    for name, data in (("00000010.json", b"{}"), ("ten.json", b'{"journal": {}}')):
+        key = f"{keys.versions(RUN)}{name}"
+        commits.blobs.put(key, data)
+        for reads in (commits.journal, lambda: commits.sweep(_commit(commits, 1))):
+            with pytest.raises(BlobError, match=f"{name} is no commit"):
+                reads()
+        commits.blobs.delete(key)
+
+
 def test_runs_do_not_see_one_another(commits: Commits) -> None:
     commits.write(_commit(commits, 1))
     assert Commits("r2", commits.blobs).last() is None
