@@ -104,6 +104,12 @@ class RedisState:
             value = self._redis.get(key(run, "value"))
         return None if value is None else str(value)
 
+    def owner(self, run: str) -> tuple[str, float | None] | None:
+        """As StateStore."""
+        with failing("lease"):
+            name, left_ms = self._redis.get(key(run, "lease")), self._redis.pttl(key(run, "lease"))
+        return None if name is None else (str(name), max(0, int(str(left_ms))) / 1000)
+
     def release(self, run: str, owner: str) -> None:
         """As StateStore."""
         with failing("release"):

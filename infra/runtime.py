@@ -60,6 +60,15 @@ def connect_blobs(settings: Settings) -> BlobStore:
     )
 
 
+def connect_state(settings: Settings) -> StateStore:
+    """The state store alone, to look at. Raises StoreError if it cannot be reached."""
+    if settings.state.startswith("file:"):
+        return FileState(folder(settings.state))
+    from infra.redis_state import RedisState  # noqa: PLC0415
+
+    return RedisState(settings.state_url)
+
+
 def connect_stream(settings: Settings, clock: Clock) -> tuple[Stream, StateStore]:
     """Where a worker reports: stream and state on Redis. Raises SettingsError if none is named, StoreError."""
     if settings.state.startswith("file:"):

@@ -29,6 +29,9 @@ class StateStore(Protocol):
     def load(self, run: str) -> str | None:
         """The value last saved, or None."""
 
+    def owner(self, run: str) -> tuple[str, float | None] | None:
+        """Who owns the run, and in how many seconds its lease ends (None: with its process); None if nobody does."""
+
     def release(self, run: str, owner: str) -> None:
         """Give the run up, if it is still mine."""
 
@@ -60,13 +63,22 @@ class FileState:
         if run in self._locks:
             return True
         lock = self._path(run, "lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(lock, fcntl.LOCK_EX):
             lock.close()
             return False
+        lock.truncate(0)
+        lock.write(owner)
+        lock.flush()
         self._locks[run] = lock
         return True
+
+    def owner(self, run: str) -> tuple[str, float | None] | None:
+        """As StateStore. Makes no folder and no file."""
+        try:
+            with (self.root / f"{run}.lock").open() as lock:
+                return None if _locked(lock, fcntl.LOCK_SH) else (lock.read() or "another process", None)
+        except FileNotFoundError:
+            return None
 
     def save(self, run: str, owner: str, ttl_s: float, value: str | None = None) -> Answer:
         """As StateStore."""
@@ -128,3 +140,14 @@ class FileState:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps({"value": value, "written": time.time()}))
         os.replace(temporary, path)
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    """Whether the lock is ours now. Tried again, because somebody who only looks holds it for a moment."""
+    for left in (2, 1, 0):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(0.005 if left else 0)
+    return False

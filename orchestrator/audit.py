@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from infra import settings
 from infra.runtime import connect_blobs
 from orchestrator import keys, shelf
+from orchestrator.archive import FOLDER
 from orchestrator.commits import KEEP_EVERY, LARGEST, Commits
 from orchestrator.history import History
 from orchestrator.succession import Pair, unlike
@@ -107,8 +108,8 @@ def _verdicts(name: str) -> Iterator[Verdict]:
     commits = Commits(name, connect_blobs(settings.read()))
     if next(iter(commits.blobs.keys(keys.root(name))), None) is not None:
         yield audit(commits)
-    if (shelf.FOLDER / name / "journal.jsonl").exists():
-        yield audit_folder(shelf.FOLDER / name)
+    if (FOLDER / name / "journal.jsonl").exists():
+        yield audit_folder(FOLDER / name)
 
 
 def _verdict(run: str, history: History, found: list[str]) -> Verdict:

@@ -66,20 +66,22 @@ def list_(as_json: bool, markdown: bool) -> None:
 
 @quorate.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print report.json.")
-def report(name: str, as_json: bool) -> None:
-    """Show the report of the run NAME again."""
+@click.option("--version", type=click.IntRange(1), help="All that is known of one version.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON; the report of a run that has ended is in it.")
+def report(name: str, version: int | None, as_json: bool) -> None:
+    """Tell the story of the run NAME: finished, going on or broken off."""
     from orchestrator import shelf  # noqa: PLC0415
 
-    shelf.show(name, as_json=as_json)
+    shelf.show(name, version=version, as_json=as_json)
 
 
 @quorate.command()
-def runs() -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def runs(as_json: bool) -> None:
     """List the runs in runs/ and in the store, with their state."""
     from orchestrator import shelf  # noqa: PLC0415
 
-    shelf.list_runs()
+    shelf.list_runs(as_json=as_json)
 
 
 @quorate.command()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -12,7 +13,9 @@ from schemas.base import canonical, digest
 from schemas.errors import BlobError, BlobExists, BlobMissing
 from schemas.log import Commit, Event, Final
 from schemas.messages import BlobRef
-from workers.tensors import Tensors, pack, unpack
+
+if TYPE_CHECKING:  # torch takes seconds, and who only looks at a run needs no tensors
+    from workers.tensors import Tensors
 
 LARGEST = 256 * 1024 * 1024
 """Bytes of the largest commit that is read back."""
@@ -52,13 +55,17 @@ class Commits:
         """Say, once, how the run ended."""
         self._once(keys.final(self.run), canonical(final))
 
-    def put_model(self, version: int, tensors: Tensors) -> BlobRef:
+    def put_model(self, version: int, tensors: "Tensors") -> BlobRef:
         """Store the tensors of a group at a version."""
+        from workers.tensors import pack  # noqa: PLC0415
+
         data = pack(tensors)
         return self._once(keys.model(self.run, version, digest(data)), data)
 
-    def get_model(self, blob: BlobRef) -> Tensors:
+    def get_model(self, blob: BlobRef) -> "Tensors":
         """The tensors of a group. Raises BlobError."""
+        from workers.tensors import unpack  # noqa: PLC0415
+
         return unpack(self.blobs.get(blob))
 
     def put_setting(self, setting: bytes) -> BlobRef:

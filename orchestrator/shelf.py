@@ -1,33 +1,47 @@
 """Runs that were, and runs that are: `quorate runs`, `report` and `cancel`. Never imports torch."""
 
-import re
+import json
 import sys
-from collections import defaultdict
-from pathlib import Path
 
 import click
 from pydantic import TypeAdapter, ValidationError
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infra import settings
-from infra.runtime import connect, connect_blobs
-from orchestrator import view
+from infra.runtime import connect
+from orchestrator import retold, view
+from orchestrator.archive import Archive
 from schemas.base import Name
-from schemas.errors import ConfigError
-from schemas.report import Report
+from schemas.errors import ConfigError, QuorateError
+from schemas.story import Round, Story
 
-FOLDER = Path("runs")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-def show(name: str, *, as_json: bool) -> None:
-    """Print the report of a run. Raises ConfigError if there is none."""
-    report = _report(FOLDER / named(name) / "report.json")
+def show(name: str, *, version: int | None = None, as_json: bool) -> None:
+    """Print the story of a run, or one version of it. Raises ConfigError if there is none."""
+    archive = Archive(settings.read())
+    told = archive.story(named(name))
+    shown = told if version is None else _version(told, version)
     if as_json:
-        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+        sys.stdout.write(shown.model_dump_json(indent=2) + "\n")
+    elif isinstance(shown, Story):
+        retold.tell(shown, Console())
     else:
-        view.show(report, Console())
+        retold.one(shown, Console(), opened=shown == told.open)
+    _warn(archive)
+
+
+def _version(told: Story, version: int) -> Round:
+    """One round. Raises ConfigError if it is not there."""
+    found: dict[int, Round] = {r.version: r for r in (*told.rounds, *([told.open] if told.open else ()))}
+    if version not in found:
+        there = f"there are 1 to {max(found)}" if found else "there is none yet"
+        raise ConfigError(f"run {told.run} has no version {version} to tell of", hint=there)
+    return found[version]
 
 
 def cancel(name: str) -> None:
@@ -50,36 +64,50 @@ def named(name: str) -> str:
         raise ConfigError(f"{name!r} cannot name a run", hint="letters, digits, _ . - only, at most 64") from None
 
 
-def list_runs() -> None:
+def list_runs(*, as_json: bool) -> None:
     """Print a line per run: those with a result here, and those that the store knows."""
-    table = Table("run", "status", "version", "mean", "worst", show_edge=False, pad_edge=False)
-    done = {p.parent.name: _report(p) for p in sorted(FOLDER.glob("[!.]*/report.json"))}
-    for name, r in done.items():
-        table.add_row(name, r.status, str(r.version), view.percent(r.accuracy.mean), view.percent(r.accuracy.worst))
-    for name, (version, ended) in sorted(_stored().items()):
-        if name not in done:
-            table.add_row(name, "ended elsewhere" if ended else "unfinished", str(version), "–", "–")
-    if table.row_count:
-        Console().print(table)
+    archive = Archive(settings.read())
+    found = [s for name in archive.names() if (s := _summary(archive, name)) is not None]
+    if as_json:
+        kept = {"run", "status", "reason", "owner", "version", "versions", "began", "last"}
+        sys.stdout.write(json.dumps([s.model_dump(mode="json", include=kept) for s in found], indent=2) + "\n")
+    elif found:
+        Console().print(_table(found))
     else:
         click.echo("no runs here yet: quorate run experiments/demo.yaml")
+    _warn(archive)
 
 
-def _stored() -> dict[str, tuple[int, bool]]:
-    """{run: (last committed version, whether it has ended)} in the object store."""
-    found: dict[str, tuple[int, bool]] = defaultdict(lambda: (0, False))
-    for key in connect_blobs(settings.read()).keys("runs/"):
-        match = re.fullmatch(r"runs/([^/]+)/(?:(final|experiment)\.json|versions/(\d+)\.json)", key)
-        if match:
-            version, ended = found[match[1]]
-            found[match[1]] = (max(version, int(match[3] or 0)), ended or match[2] == "final")
-    return found
-
-
-def _report(path: Path) -> Report:
+def _summary(archive: Archive, name: str) -> Story | None:
     try:
-        return Report.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no {path}", hint="quorate runs lists what there is") from None
-    except (OSError, ValidationError) as e:
-        raise ConfigError(f"{path} is no report: {str(e).splitlines()[0]}") from None
+        return archive.summary(name)
+    except QuorateError as e:  # one that cannot be read must not hide the others
+        click.echo(f"quorate: {name}: {' '.join(str(e).split())}", err=True)
+        return None
+
+
+def _table(found: list[Story]) -> Table:
+    table = Table("run", "status", show_edge=False, pad_edge=False, box=box.SIMPLE_HEAD)
+    for name in ("version", "last", "mean", "worst"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="ellipsis", no_wrap=True)
+    for s in found:
+        accuracy = s.report.accuracy if s.report else None
+        version = str(s.version) if s.status == "finished" else f"{s.version}/{s.versions}"
+        mean, worst = (accuracy.mean, accuracy.worst) if accuracy else (None, None)
+        cells = (s.run, s.status, version, retold.ago(s.last), view.percent(mean), view.percent(worst), _remark(s))
+        table.add_row(*(Text(view.plain(cell)) for cell in cells))
+    return table
+
+
+def _remark(s: Story) -> str:
+    if s.owner:
+        return f"owned by {s.owner.name}" + ("" if s.owner.silent_s is None else f", silent {s.owner.silent_s:.1f} s")
+    if s.status == "unfinished":
+        return f"quorate run --resume {s.run}"
+    return s.reason or ("" if s.report else "ended elsewhere")
+
+
+def _warn(archive: Archive) -> None:
+    if archive.trouble:
+        click.echo(f"quorate: who owns the runs is not known: {archive.trouble}", err=True)

@@ -245,6 +245,17 @@ class TestState:
         state.release(run, "a")
         assert state.acquire(run, "b", 60)
 
+    def test_who_looks_learns_the_owner_and_takes_nothing_from_it(self, state: StateStore, run: str) -> None:
+        assert state.owner(run) is None
+        state.acquire(run, "host-7-ab", 60)
+        for _ in range(2):
+            owner = state.owner(run)
+            assert owner is not None and owner[0] == "host-7-ab"
+            assert owner[1] is None or 50 < owner[1] <= 60
+            assert state.save(run, "host-7-ab", 60) == "mine"
+        state.release(run, "host-7-ab")
+        assert state.owner(run) is None
+
     def test_flags_stay_until_forgotten(self, state: StateStore, run: str) -> None:
         assert not state.flagged(run, "cancel")
         state.flag(run, "cancel")

@@ -20,6 +20,7 @@ from orchestrator.families import FAMILIES
 from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.report import Report
+from schemas.story import Round, Story
 from tests.toys import paint
 from workers.plugins import names
 from workers.tensors import metadata
@@ -177,7 +178,7 @@ def test_without_a_command_there_is_help(quorate: Quorate) -> None:
         (["check", "absent.yaml"], ["cannot read absent.yaml"]),
         (["check"], ["EXPERIMENT"]),
         (["run", "--resume", "nobody"], ["no run 'nobody'", "quorate runs"]),
-        (["report", "nobody"], ["runs/nobody/report.json", "quorate runs"]),
+        (["report", "nobody"], ["no run 'nobody'", "quorate runs"]),
         (["report", "../up"], ["'../up'", "name"]),
         (["run", "--resume", "../up"], ["'../up'", "name"]),
         (["cancel", "nobody"], ["no run 'nobody'"]),
@@ -231,6 +232,18 @@ def test_a_report_that_is_none_is_a_mistake_that_names_it(quorate: Quorate, tmp_
     _mistake(quorate("report", "odd"), "runs/odd/report.json is no report")
 
 
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(quorate: Quorate, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "odd").mkdir(parents=True)
+    (tmp_path / "runs" / "odd" / "report.json").write_text("{}")
+    experiment = tmp_path / ".quorate" / "blobs" / "runs" / "begun" / "experiment.json"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text('{"rounds": {"versions": 7}}')
+    said = quorate("runs")
+    assert said.code == 0 and "begun unfinished" in " ".join(said.out.split()) and "0/7" in said.out
+    (line,) = said.err.splitlines()
+    assert "runs/odd/report.json is no report" in line
+
+
 def test_shapes_are_not_drawn_into_a_folder_that_holds_something(quorate: Quorate, file: Path) -> None:
     _mistake(quorate("data", "shapes", str(file.parent)), "is not empty", "new folder")
 
@@ -264,12 +277,20 @@ def test_a_run_leaves_a_folder_that_report_and_runs_show_again(quorate: Quorate,
         "report.json",
         "adapter.safetensors",
     }
-    assert (folder / "report.json").read_text() == said.out == quorate("report", "toy", "--json").out
+    assert (folder / "report.json").read_text() == said.out
+    told = Story.model_validate_json(quorate("report", "toy", "--json").out)
+    assert (told.status, told.report, [r.version for r in told.rounds]) == ("finished", made, [1])
     assert Event.model_validate_json((folder / "journal.jsonl").read_text().splitlines()[-1]).event == "finished"
     assert json.loads(metadata((folder / "adapter.safetensors").read_bytes())["sha256"]) == made.adapter_sha256
     table, listed = quorate("report", "toy"), quorate("runs")
     assert "flat-0" in table.out and made.adapter_sha256 in table.out
-    assert any(line.split("│")[0].strip() == "toy" and "finished" in line for line in listed.out.splitlines())
+    assert any(line.split()[:3] == ["toy", "finished", "1"] for line in listed.out.splitlines())
+    assert [(r["run"], r["status"]) for r in json.loads(quorate("runs", "--json").out)] == [("toy", "finished")]
+    assert "in flat-0, noisy-0" in table.out
+    one = Round.model_validate_json(quorate("report", "toy", "--version", "1", "--json").out)
+    assert one == told.rounds[0] and set(one.counted) == {"flat-0", "noisy-0"}
+    assert "asked (2): flat-0, noisy-0" in quorate("report", "toy", "--version", "1").out
+    _mistake(quorate("report", "toy", "--version", "2"), "no version 2", "1 to 1")
     again = quorate("run", str(file), "--name", "toy", "--json")
     assert (again.code, again.out) == (0, said.out)  # continues a run that has ended: nothing is done twice
     _mistake(quorate("run", str(file), "--name", "toy", "--set", "seed=1"), "another experiment", "--name")

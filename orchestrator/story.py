@@ -1,0 +1,95 @@
+"""The story of a run from its events alone.
+
+Knows neither where events lie nor how a story is shown. Never imports torch.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.log import Event
+from schemas.story import Again, Gone, Late, Round
+
+
+@dataclass
+class Story:
+    """What the events said so far. began: the event that did. facts: of the round that is open."""
+
+    began: Event | None = None
+    last: Event | None = None
+    end: Event | None = None
+    clients: set[str] = field(default_factory=set)
+    rounds: dict[int, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> "Story":
+        """The story that these events tell."""
+        story = cls()
+        for event in events:
+            story.tell(event)
+        return story
+
+    def tell(self, event: Event) -> None:
+        """Take in the next event."""
+        self.last = event
+        match event.event:
+            case "started":
+                self.began = self.began or event
+            case "described":
+                self.clients |= set(event.facts["clients"])
+            case "asked":
+                self._more("asked", event.client)
+            case "rejected" | "lost":
+                self._more(event.event, _gone(event))
+            case "resent":
+                self._more("resent", Again(**event.facts))
+            case "retried":
+                self.facts["retries"] = self.facts.get("retries", 0) + 1
+            case "ignored":
+                self.ignored[event.facts["reason"].partition(":")[0]] += 1
+            case "loaded" if event.version > 0 or self.rounds:
+                self.facts["taken_up"] = self.facts.get("taken_up", 0) + 1
+            case "closed":
+                self._close(event)
+            case "committed":
+                self.rounds.get(event.version, {}).update(event.facts)
+            case "evaluated" if "accuracy" in event.facts:
+                self.scores.setdefault(event.version, {})[str(event.client)] = event.facts["accuracy"]
+            case "finished":
+                self.end = event
+
+    def told(self) -> tuple[Round, ...]:
+        """Every closed round, in order."""
+        return tuple(Round.model_validate({**facts, **self._scored(n)}) for n, facts in self.rounds.items())
+
+    def mean(self, version: int) -> float | None:
+        """Mean accuracy of the training clients at a version, or None where nobody evaluated it."""
+        known = [a for c, a in self.scores.get(version, {}).items() if c in self.clients]
+        return sum(known) / len(known) if known else None
+
+    def _scored(self, version: int) -> dict[str, Any]:
+        return {"accuracy": self.scores.get(version, {}), "mean": self.mean(version)}
+
+    def _more(self, name: str, what: object) -> None:
+        self.facts.setdefault(name, []).append(what)
+
+    def _close(self, event: Event) -> None:
+        known, base = event.facts, event.version - 1
+        began = self.began.at if self.began else 0.0
+        self.rounds[event.version] = {
+            **self.facts, "version": event.version, "at": event.at - began, "wall": event.wall,
+            "seconds": known["seconds"], "quorum_s": known.get("quorum_s"), "grace_s": known.get("grace_s"),
+            "counted": [client for client, of in known["updates"] if of == base],
+            "late": [Late(client=client, lag=base - of) for client, of in known["updates"] if of < base],
+            "without": list(known["without"]), "ignored": dict(self.ignored),
+        }  # fmt: skip
+        self.facts, self.ignored = {}, Counter()
+
+
+def _gone(event: Event) -> Gone:
+    detail = str(event.facts.get("detail", ""))
+    return Gone(client=str(event.client), task=event.facts["task"], reason=event.facts["reason"], detail=detail)
