@@ -14,14 +14,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 import urllib3
 import yaml
 
+from infra.redis_state import key
 from infra.runtime import Runtime, connect
 from infra.servers import S3, Redis, answers, free_port, start, valkey, wait_for
 from infra.stream import START
 from orchestrator import keys
 from orchestrator import run as runs
+from orchestrator.audit import audit
 from orchestrator.commits import Commits
 from orchestrator.run import Outcome
 from schemas.experiment import Experiment
@@ -158,8 +161,17 @@ class Field:
 
     def reaches(self, name: str, version: int, within_s: float = DONE_S) -> None:
         """Wait until a version is committed."""
-        store, key = self.runtime.blobs, keys.version(name, version)
-        eventually(lambda: key in store.keys(keys.versions(name)), f"{name} reaches version {version}", within_s)
+        store, commit = self.runtime.blobs, keys.version(name, version)
+        eventually(lambda: commit in store.keys(keys.versions(name)), f"{name} reaches version {version}", within_s)
+
+    def owner(self, name: str) -> str:
+        """Which loop holds the lease of a run; empty if none does."""
+        memory = redis.Redis.from_url(self.memory.server.url, decode_responses=True)
+        return str(memory.get(key(name, "lease")) or "")
+
+    def passes_on(self, name: str, owner: str, within_s: float = READY_S) -> None:
+        """Wait until another loop than this one holds the lease."""
+        eventually(lambda: self.owner(name) not in ("", owner), f"another takes {name} over", within_s)
 
     def said(self, name: str) -> list[Manifest | TaskFailure | Decision]:
         """What stands in the stream now: since the last commit."""
@@ -175,9 +187,12 @@ class Field:
 
     def outcome(self, name: str) -> Outcome:
         """What a run has left, and that its history holds."""
-        found = runs.outcome(Commits(name, self.runtime.blobs))
+        commits = Commits(name, self.runtime.blobs)
+        verdict = audit(commits)
+        assert not verdict.violations, verdict.violations
+        assert verdict.ended, f"{name} has not ended"
         self.shows_no_grant()
-        return found
+        return runs.outcome(commits)
 
     def equals(self, name: str, undisturbed: Outcome) -> Outcome:
         """What a run has left, which is what it leaves undisturbed."""

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +93,30 @@ class Memory:
         self.server.child.process.wait()
         self.server.child.stop()  # its socket goes too
 
+    def forget(self) -> None:
+        """All that a killed one had kept."""
+        shutil.rmtree(self.folder / "valkey")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within the block it takes connections and answers nothing."""
+        self.server.child.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.server.child.process.send_signal(signal.SIGCONT)
+
     def connect(self) -> socket.socket:
         """A connection to it. Raises OSError."""
         made = socket.socket(socket.AF_UNIX)
-        made.connect(urlsplit(self.server.url).path)
+        try:
+            made.connect(urlsplit(self.server.url).path)
+        except OSError:
+            made.close()
+            raise
         return made
+
+
+def held_up(seconds: float) -> None:
+    """An outage lasts so long: not a wait for something, but the thing itself."""
+    time.sleep(seconds)

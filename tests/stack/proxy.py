@@ -79,8 +79,8 @@ class Door(ABC):
             self._cut(one)
 
     @contextlib.contextmanager
-    def shut_for_a_while(self) -> Iterator[None]:
-        """Gone within the block."""
+    def gone(self) -> Iterator[None]:
+        """Within the block connections are refused."""
         self.shut()
         try:
             yield
@@ -161,7 +161,7 @@ class RedisDoor(Door):
         back = threading.Thread(target=self._back, args=[server, client, flows], daemon=True)
         back.start()
         try:
-            while said := client.recv(CHUNK):
+            for said in commands(client):
                 self.pause()
                 hold = self._held(said)
                 if hold is None or not hold.after:
@@ -193,3 +193,14 @@ class RedisDoor(Door):
             if found is not None:
                 found.taken = True
         return found
+
+
+def commands(client: socket.socket) -> Iterator[bytes]:
+    """What a client says, command by command, however it arrives: an array of strings in Redis's own words (RESP)."""
+    with client.makefile("rb") as heard:
+        while head := heard.readline():
+            said = [head]
+            for _ in range(int(head[1:])):
+                length = heard.readline()
+                said += [length, heard.read(int(length[1:]) + 2)]
+            yield b"".join(said)

@@ -68,6 +68,11 @@ def eventually(fact: Callable[[], bool], what: str, within_s: float = 60.0) -> N
         time.sleep(0.05)
 
 
+def allowed(seconds: float) -> float:
+    """A goal in seconds, longer by as much as this machine has more to do than it can."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def shown_on(server: Redis) -> Iterator[str]:
     """Everything in Redis that one can read: keys and values of every type."""
     client = redis.Redis.from_url(server.url, decode_responses=True, encoding_errors="replace")

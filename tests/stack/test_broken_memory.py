@@ -1,0 +1,87 @@
+"""Redis that is killed, frozen or emptied: nothing committed is lost, and at most the open version is done again."""
+
+import pytest
+import redis
+
+from infra.celery_app import KEYS
+from orchestrator.run import Outcome
+from tests.stack.field import Field, stage, undisturbed
+from tests.stack.processes import held_up
+from tests.stack.servers import eventually
+
+__all__ = ["stage", "undisturbed"]
+pytestmark = pytest.mark.stack
+FROZEN_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def staffed(stage: Field) -> None:
+    """Two workers before each test."""
+    stage.staff(2)
+
+
+def test_killed_and_started_again_on_its_log(stage: Field, undisturbed: Outcome) -> None:
+    orders = stage.orders("killed")
+    with orders.tell("wait", "flat-0", 1) as waiting:
+        orchestrator = stage.run("killed")
+        orders.trains("flat-0", 1)
+        stage.memory.kill()
+        waiting.unlink()  # its manifest has nowhere to go meanwhile
+        eventually(lambda: stage.s3.seen.count(("PUT", upload(stage, "killed"))) == 1, "it has done its work")
+        stage.memory.start()
+    orchestrator.leaves()
+    stage.equals("killed", undisturbed)
+    assert len(orders.begun("flat-0", 1)) == 1, "finished work was not done again"
+
+
+def upload(stage: Field, run: str) -> str:
+    """Where flat-0's update of version 1 was put."""
+    return next((p for m, p in stage.s3.seen if m == "PUT" and f"runs/{run}/updates/v1-flat-0-" in p), "")
+
+
+def test_frozen_for_twenty_seconds(stage: Field, undisturbed: Outcome) -> None:
+    orders = stage.orders("frozen")
+    with orders.tell("wait", "flat-0", 1) as waiting:
+        orchestrator = stage.run("frozen")
+        orders.trains("flat-0", 1)
+        with stage.memory.frozen():
+            waiting.unlink()
+            held_up(FROZEN_S)
+    orchestrator.leaves()
+    stage.equals("frozen", undisturbed)
+
+
+@pytest.mark.parametrize("how", ["flushed", "replaced"])
+def test_emptied_it_costs_at_most_the_open_version(stage: Field, undisturbed: Outcome, how: str) -> None:
+    orders = stage.orders(how)
+    with orders.tell("wait", "flat-0", 1), orders.tell("wait", "flat-1", 1):
+        orchestrator = stage.run(how)
+        orders.trains("flat-0", 1)
+        orders.trains("flat-1", 1)
+        if how == "flushed":
+            redis.Redis.from_url(stage.memory.server.url).flushall()
+        else:
+            stage.memory.kill()
+            stage.memory.forget()
+            stage.memory.start()
+    orchestrator.leaves()
+    stage.equals(how, undisturbed)
+
+
+def test_emptied_with_nobody_there_the_run_goes_on_from_its_commits(stage: Field, undisturbed: Outcome) -> None:
+    orders = stage.orders("both")
+    with orders.tell("wait", "flat-0", 1):
+        orchestrator = stage.run("both")
+        orders.trains("flat-0", 1)
+        orchestrator.kill()
+        redis.Redis.from_url(stage.memory.server.url).flushall()
+        resumed = stage.resume("both")
+        stage.passes_on("both", "")
+    resumed.leaves()
+    stage.equals("both", undisturbed)
+
+
+def test_nothing_of_a_run_is_left_in_it(stage: Field) -> None:
+    left = redis.Redis.from_url(stage.memory.server.url, decode_responses=True)
+    eventually(lambda: not [k for k in left.scan_iter() if k.startswith("quorate:run:")], "no key of a run is left")
+    assert not left.llen(KEYS + "quorate.pool")

@@ -1,0 +1,120 @@
+"""Orchestrators that are killed at each step of a version, told to stop, or find that another owns the run."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from orchestrator.run import Outcome
+from schemas.experiment import Experiment
+from tests.runs import here
+from tests.stack.field import Field, stage, undisturbed
+from tests.stack.proxy import Hold
+from tests.stack.servers import allowed
+
+__all__ = ["stage", "undisturbed"]
+pytestmark = pytest.mark.stack
+RESUMED_S = 15.0
+"""The goal: a killed orchestrator's run goes on within this."""
+
+Moment = Callable[[Field, str, int], AbstractContextManager[Hold]]
+MOMENTS: dict[str, Moment] = {
+    "before it asks": lambda stage, run, n: stage.redis.hold(f'decision.*"asked","version":{n},.*"train"'),
+    "asked, nothing sent": lambda stage, run, n: stage.redis.hold(f'"asked","version":{n},.*"train"', after=True),
+    "half sent": lambda stage, run, n: stage.redis.hold(f"LPUSH.*quorate.pool.*{run}:v{n}-", after=True),
+    "reading an update": lambda stage, run, n: stage.s3.hold("GET", f"{run}/updates/v{n}-"),
+    "before it closes": lambda stage, run, n: stage.redis.hold(f'decision.*"closed","version":{n},'),
+    "closed, not folded": lambda stage, run, n: stage.redis.hold(f'"closed","version":{n},', after=True),
+    "merged": lambda stage, run, n: stage.s3.hold("PUT", f"{run}/models/{n + 1:08d}-"),
+    "before the commit": lambda stage, run, n: stage.s3.hold("PUT", f"{run}/versions/{n + 1:08d}"),
+    "after the commit": lambda stage, run, n: stage.s3.hold("PUT", f"{run}/versions/{n + 1:08d}", after=True),
+}
+
+
+@pytest.fixture(autouse=True)
+def staffed(stage: Field) -> None:
+    """Two workers before each test."""
+    stage.staff(2)
+
+
+def test_killed_at_each_step_of_a_version_it_goes_on_and_ends_as_if_undisturbed(stage: Field) -> None:
+    run, versions, took = "steps", len(MOMENTS) + 1, {}
+    with contextlib.ExitStack() as standing:
+        doors = [standing.enter_context(moment(stage, run, n)) for n, moment in enumerate(MOMENTS.values(), 1)]
+        orchestrator = stage.run(run, versions=versions)
+        for version, (name, there) in enumerate(zip(MOMENTS, doors, strict=True), 1):
+            there.wait()
+            owner = stage.owner(run)
+            orchestrator.kill()
+            killed = time.monotonic()
+            there.drop()
+            orchestrator = stage.resume(run)
+            stage.passes_on(run, owner)
+            took[name] = round(time.monotonic() - killed, 1)
+            stage.reaches(run, version + 1)
+    orchestrator.leaves()
+    assert max(took.values()) <= allowed(RESUMED_S), took
+    alone = here.run(Experiment.model_validate(stage.experiment(run, versions)), stage.folder / "alone")
+    stage.equals(run, alone)
+
+
+def test_killed_or_told_to_stop_while_it_waits_a_standby_goes_on(stage: Field, undisturbed: Outcome) -> None:
+    orders = stage.orders("waiting")
+    with orders.tell("wait", "flat-0", 0), orders.tell("wait", "flat-0", 1) as waiting:
+        first = stage.run("waiting")
+        orders.trains("flat-0", 0)
+        first.child.process.send_signal(signal.SIGTERM)
+        first.leaves(130)
+        assert "quorate run --resume waiting" in first.text
+        second = stage.resume("waiting")
+        stage.passes_on("waiting", "")
+        (orders.folder / "flat-0.0.wait").unlink()
+        orders.trains("flat-0", 1)
+        standby, owner = stage.resume("waiting"), stage.owner("waiting")
+        second.kill()
+        waiting.unlink()
+        stage.passes_on("waiting", owner, allowed(RESUMED_S))
+    standby.leaves()
+    stage.equals("waiting", undisturbed)
+    assert len(orders.begun("flat-0", 0)) == 1, "what was at work was not sent again"
+
+
+@pytest.mark.parametrize("lands", [False, True], ids=["falls", "lands"])
+def test_of_two_orchestrators_one_commits_and_the_other_says_so(
+    stage: Field, undisturbed: Outcome, *, lands: bool
+) -> None:
+    """lands: the frozen one's commit gets to the store after the other has taken over, just before its own."""
+    run, commit = f"two-{lands}", "versions/00000002"
+    first = stage.run(run)
+    with stage.s3.hold("PUT", f"{run}/{commit}") as its:
+        its.wait()
+        with first.frozen():
+            second = stage.resume(run)
+            with stage.s3.hold("PUT", f"{run}/{commit}") as others:
+                others.wait()
+                if lands:
+                    its.release()
+                    stage.reaches(run, 2)
+                others.release()
+            stage.reaches(run, 2)
+        its.drop()
+    first.leaves(3)
+    assert "owned by another loop" in first.text
+    second.leaves()
+    stage.equals(run, undisturbed)
+
+
+def test_a_second_one_that_does_not_wait_is_refused(stage: Field, undisturbed: Outcome) -> None:
+    orders = stage.orders("owned")
+    with orders.tell("wait", "flat-0", 0):
+        first = stage.run("owned")
+        orders.trains("flat-0", 0)
+        second = stage.run("owned")
+        second.leaves(3)
+        assert "run owned is owned by another loop" in second.text
+        assert len(second.text.splitlines()) == 1
+    first.leaves()
+    stage.equals("owned", undisturbed)
