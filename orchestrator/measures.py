@@ -21,6 +21,7 @@ COUNTERS = {
     "up_bytes": "Bytes of updates that arrived.",
     "down_bytes": "Bytes of models given to training tasks.",
     "images_encoded": "Images passed through the backbone.",
+    "store_outages": "Times that the loop waited for a store that did not answer.",
     "loads": "Times that a loop took the run up from a commit.",
 }
 WITH_REASON = ("updates_rejected", "updates_lost", "tasks_resent", "messages_ignored")

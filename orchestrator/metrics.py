@@ -45,6 +45,7 @@ class Metrics:
         self.flying: set[tuple[str, str]] = set()
         self.version: int | None = None
         self.closed: Event | None = None
+        self.away = False
         self.scores = Scores()
         rounds = experiment.rounds
         self._set("versions_wanted", versions)
@@ -74,12 +75,16 @@ class Metrics:
                 self._observe("task_seconds", event.facts["seconds"])
             case "resent":
                 self._add("tasks_resent", reason=event.facts["reason"])
+            case "away" if not self.away:
+                self.away = True
+                self._add("store_outages")
             case "retried":
                 self._add("rounds_retried")
             case "ignored":
                 self._add("messages_ignored", reason=event.facts["reason"])
 
     def _loaded(self, event: Event) -> None:
+        self.away = False
         self._add("loads")
         if event.version == self.version:
             return  # this process knows what happened since; it is not told again

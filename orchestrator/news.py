@@ -36,7 +36,7 @@ class News:
                 watch(event)
 
     def _is_new(self, event: Event) -> bool:
-        if event.event == "loaded":
+        if event.event in ("loaded", "away"):
             return True
         what = _identity(event)
         if event.event in BEGINNING:  # there is one, and whoever takes the run up recalls it

@@ -38,7 +38,9 @@ class Patience:
         if away >= self.limit_s:
             go_on = f"given up after {away:.0f} s; go on with: quorate run --resume {self.tenure.run}"
             raise type(error)(error.message, hint=go_on) from None
-        log.error("a store does not answer, waiting for it", run=self.tenure.run, error=error.message, s=round(away, 1))
+        log.warning(
+            "a store does not answer, waiting for it", run=self.tenure.run, error=error.message, s=round(away, 1)
+        )
         time.sleep(self.wait_s)
         self.wait_s = min(2 * self.wait_s, LONGEST_S)
         self.version, self.began = self.tenure.version, time.monotonic()

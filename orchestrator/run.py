@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -67,6 +68,9 @@ def execute(
                 wait_s = 0.0
                 return _live(plan, owned, tenure, news)
             except PASSING as e:
+                now = runtime.bus.clock.now()
+                facts = {"reason": e.message}
+                news.watch(Event(event="away", at=now, wall=time.time(), version=tenure.version, facts=facts))
                 patience.bear(e)
                 runtime.bus.clock.restart()
     finally:

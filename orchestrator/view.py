@@ -4,6 +4,7 @@ Reads events and reports only. A terminal gets a live panel, anything else one l
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,9 @@ from schemas.experiment import Experiment
 from schemas.log import Event, Share
 from schemas.report import Report
 
+ALIKE = 3
+"""So many events alike get a line each; of the others only the number is told."""
+
 
 class View:
     """Progress of one run. Call `watch` with every event; use as a context so that the terminal is left clean."""
@@ -31,6 +35,9 @@ class View:
         self.trainers: set[str] = set()
         self.told: set[int] = set()
         self.at, self.began = 0.0, 0.0
+        self.loads, self.away = 0, False
+        self.last: tuple[str, int, str] | None = None
+        self.alike = 0
         self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -41,6 +48,7 @@ class View:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._rest()
         if self.live:
             self.live.stop()
 
@@ -54,6 +62,10 @@ class View:
                 self._started(event)
             case "described":
                 self._described(event)
+            case "loaded":
+                self._loaded(event)
+            case "away":
+                self._away(event)
             case "closed":
                 self._closed(event)
             case "evaluated":
@@ -64,6 +76,11 @@ class View:
             self.live.update(self._panel())
 
     def _say(self, text: str) -> None:
+        """One line, after the number of those alike that had none."""
+        self._rest()
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         self.console.print(plain(text), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def _started(self, event: Event) -> None:
@@ -84,9 +101,21 @@ class View:
         for who, count in event.facts.get("skipped", {}).items():
             self._say(f"{who} left out {count} files that cannot be read as images")
 
+    def _loaded(self, event: Event) -> None:
+        """A loop stands at a commit: a new run's, which goes without saying, or one it goes on from."""
+        self.version, self.loads = event.version, self.loads + 1
+        if event.version > 0 or self.loads > 1:
+            self._say(f"v{event.version:<3} {'the stores are back: ' if self.away else ''}the run goes on from here")
+        self.away = False
+
+    def _away(self, event: Event) -> None:
+        if not self.away:
+            self._say(f"v{event.version:<3} waiting for a store: {event.facts['reason'][:200]}")
+        self.away = True
+
     def _closed(self, event: Event) -> None:
         self.version = event.version
-        without = ", ".join(event.facts["without"])
+        without = self._some(event.facts["without"])
         line = f"v{event.version:<3} {event.facts['counted']:>3} counted ({event.facts['late']} late)"
         line += f"  t={event.at - self.began:.1f} s" + (f"  without {without}" if without else "")
         self._say(line)
@@ -96,15 +125,31 @@ class View:
         scores = self.scores.setdefault(event.version, {})
         if "accuracy" in event.facts:
             scores[str(event.client)] = event.facts["accuracy"]
-        if self.trainers <= set(scores) and event.version not in self.told:
+        if self.trainers and self.trainers <= set(scores) and event.version not in self.told:
             self.told.add(event.version)
             self._say(f"v{event.version:<3} accuracy {self._accuracy(event.version)}")
 
     def _told(self, event: Event) -> None:
-        who = event.client or event.facts.get("task", "")
+        """A line for what went wrong; of many alike, one after the other, the first few and the number of the rest."""
         reason = event.facts.get("reason", f"{event.facts.get('accepted', 0)} updates at the deadline, asking again")
-        detail = event.facts.get("detail", "")
-        self._say(f"v{event.version:<3} {event.event} {who}: {reason}" + (f" ({detail[:200]})" if detail else ""))
+        what = (event.event, event.version, reason)
+        if what != self.last:
+            self._rest()
+        self.last, self.alike = what, self.alike + 1
+        if self.alike <= ALIKE:
+            who, detail = event.client or event.facts.get("task", ""), event.facts.get("detail", "")
+            self._print(f"v{event.version:<3} {event.event} {who}: {reason}" + (f" ({detail[:200]})" if detail else ""))
+
+    def _rest(self) -> None:
+        if self.last is not None and self.alike > ALIKE:
+            event, version, reason = self.last
+            self._print(f"v{version:<3} {event} {self.alike - ALIKE} more: {reason}")
+        self.last, self.alike = None, 0
+
+    def _some(self, names: Sequence[str]) -> str:
+        """The names; on a terminal how many they are, if they would fill more than a line."""
+        told = ", ".join(names)
+        return told if not self.live or len(told) < self.console.width - 50 else f"{len(names)} clients"
 
     def _accuracy(self, version: int) -> str:
         known = [a for c, a in self.scores.get(version, {}).items() if c in self.trainers]

@@ -60,7 +60,7 @@ def through(made: Experiment, root: Path, fuse: Fuse, **named: Any) -> tuple[run
 
 def counts(events: list[Event]) -> Counter[tuple[str, int, str | None]]:
     """How often what happened; a store that is away leaves duplicates of manifests, which are ignored."""
-    seen = [e for e in events if e.event not in ("loaded", "committed", "ignored", "answered")]
+    seen = [e for e in events if e.event not in ("away", "loaded", "committed", "ignored", "answered")]
     return Counter((e.event, e.version, e.client) for e in seen)
 
 

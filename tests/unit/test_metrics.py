@@ -113,6 +113,11 @@ def test_a_loop_that_comes_back_in_the_same_process_changes_nothing_but_the_numb
     assert (value(once, "loads_total"), value(twice, "loads_total")) == (1, 2)
 
 
+def test_an_outage_counts_once_however_often_the_loop_tries() -> None:
+    away = event("away", 0, reason="S3 does not answer")
+    assert value(of(LOADED, away, away, LOADED, away), "store_outages_total") == 2
+
+
 def scored(version: int, **accuracies: float) -> list[Event]:
     return [event("evaluated", version, who, accuracy=a) for who, a in accuracies.items()]
 

@@ -62,6 +62,11 @@ def test_a_beginning_that_is_made_again_is_told_once() -> None:
     assert Told([event("started", 0)], [event("started", 0), event("described", 0)]) == ["started v0", "described v0"]
 
 
+def test_every_outage_is_news() -> None:
+    away = event("away", 3, reason="S3")
+    assert Told([LOADED, away], [LOADED, away]).count("away v3") == 2
+
+
 def test_who_comes_later_is_told_how_the_run_began_and_nothing_else_of_it() -> None:
     told = Told()
     News(told.note).recall([event("started", 0), event("answered", 0, task="t"), event("described", 0)])

@@ -125,6 +125,63 @@ def test_a_panel_can_be_drawn_before_anything_is_known() -> None:
     assert "not yet known" in panel.get()
 
 
+def _lines(*events: Event, terminal: bool = False, width: int = 80) -> list[str]:
+    console = _console(terminal=terminal, width=width)
+    _watch(console, list(events))
+    return _text(console).splitlines()
+
+
+def _lost(who: str, reason: str = "deadline", version: int = 3) -> Event:
+    return _event("lost", 1.0, version, who, task=f"v3-{who}", reason=reason)
+
+
+def test_of_many_that_are_lost_alike_the_first_are_named_and_the_rest_are_counted() -> None:
+    lines = _lines(*(_lost(f"c{i}") for i in range(300)), _lost("d", "too stale"))
+    assert lines == [
+        *(f"v3   lost c{i}: deadline" for i in range(3)),
+        "v3   lost 297 more: deadline",
+        "v3   lost d: too stale",
+    ]
+
+
+def test_the_number_of_the_rest_comes_before_what_follows_and_at_the_end_at_the_latest() -> None:
+    four = [_lost(f"c{i}") for i in range(4)]
+    closed = _event("closed", 2.0, 4, counted=1, late=0, without=[])
+    assert [line.split()[1] for line in _lines(*four, closed)] == ["lost"] * 4 + ["1"]
+    assert _lines(*four)[-1] == "v3   lost 1 more: deadline"
+
+
+def test_an_outage_is_two_lines_however_often_the_loop_tries() -> None:
+    away, back = _event("away", 1.0, 3, reason="S3 does not answer"), _event("loaded", 1.0, 3, open={}, accepted=0)
+    assert _lines(back, away, away, away, back) == [
+        "v3   the run goes on from here",
+        "v3   waiting for a store: S3 does not answer",
+        "v3   the stores are back: the run goes on from here",
+    ]
+
+
+def test_a_new_run_goes_on_from_nowhere() -> None:
+    assert _lines(_event("loaded", 1.0, 0, open={}, accepted=0)) == []
+
+
+def test_whoever_takes_a_run_up_knows_how_long_it_has_been_running_and_who_trains() -> None:
+    closed = _event("closed", 65.0, 8, counted=6, late=0, without=[])
+    scores = [_event("evaluated", 66.0, 8, who, accuracy=a) for who, a in (("ann", 0.5), ("bob", 0.25))]
+    lines = _lines(*RUN[:2], _event("loaded", 5.0, 7, open={}, accepted=0), closed, *scores)
+    assert lines[2:] == [
+        "v7   the run goes on from here",
+        "v8     6 counted (0 late)  t=60.0 s",
+        "v8   accuracy mean 37.5 %, worst 25.0 %",
+    ]
+
+
+def test_on_a_terminal_a_version_stays_one_line_however_many_it_closes_without() -> None:
+    everyone = [f"client-{i}" for i in range(300)]
+    for width in (80, 200):
+        lines = _lines(_event("closed", 1.0, 1, counted=1, late=0, without=everyone), terminal=True, width=width)
+        assert any(line.endswith("without 300 clients") for line in lines)
+
+
 # --- the report
 
 
