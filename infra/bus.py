@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from infra.clock import Clock, VirtualClock
-from schemas.messages import Task
+from schemas.messages import Letter, Task
 
 POOL = "quorate.pool"
 """Any worker may play any client (a simulation)."""
+
+LARGEST = 256_000
+"""Most bytes of one message. A larger task goes as a letter, wherever the workers are."""
 
 
 def queue(site: str | None) -> str:
@@ -20,7 +23,7 @@ class Bus(Protocol):
 
     clock: Clock
 
-    def send(self, task: Task, site: str | None) -> None:
+    def send(self, task: Task | Letter, site: str | None) -> None:
         """Publish at least once. Raises BusError if it is unknown whether it was: send the same task_id again."""
 
     def waiting(self, site: str | None) -> str:
@@ -34,7 +37,7 @@ class LocalBus:
         self.execute = execute
         self.clock: Clock = VirtualClock()
 
-    def send(self, task: Task, site: str | None) -> None:
+    def send(self, task: Task | Letter, site: str | None) -> None:
         """Run the task now; its manifest or failure is in the stream when this returns."""
         self.execute(task.model_dump_json())
 

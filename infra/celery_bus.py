@@ -8,15 +8,12 @@ from datetime import UTC, datetime
 
 from kombu.exceptions import OperationalError
 
-from infra.bus import queue
+from infra.bus import LARGEST, queue
 from infra.celery_app import KEYS, TASK, VISIBILITY_S, celery_id, make_app
 from infra.clock import Clock
 from infra.redis_state import client, failing
 from schemas.errors import BusError, ConfigError, StoreError
-from schemas.messages import Grant, Task
-
-LARGEST = 256_000
-"""Most bytes of one message."""
+from schemas.messages import Grant, Letter, Task
 
 KILL_AFTER_S = 10
 """Seconds between the soft time limit, which a task can still report, and the hard one, which kills its process."""
@@ -36,7 +33,7 @@ class CeleryBus:
         except (OperationalError, OSError) as e:
             raise BusError(f"cannot reach the broker: {str(e)[:200]}", hint="is QUORATE_BUS right?") from None
 
-    def send(self, task: Task, site: str | None) -> None:
+    def send(self, task: Task | Letter, site: str | None) -> None:
         """As Bus. The message expires with its grants, and its time limits are those of the task.
 
         Raises BusError for lost connections and time-outs alone; ConfigError if the task cannot be sent at all.
@@ -73,15 +70,17 @@ class CeleryBus:
         return f"{waiting} waiting, {serving} worker{'' if serving == 1 else 's'}"
 
 
-def _check(task: Task, size: int, limit_s: int) -> None:
+def _check(task: Task | Letter, size: int, limit_s: int) -> None:
     if size > LARGEST:
-        raise ConfigError(f"{task.task_id}: {size} bytes of JSON, {LARGEST} can be sent", hint="fewer clients per task")
+        raise ConfigError(f"{task.task_id}: {size} bytes of JSON, {LARGEST} can be sent")
     if limit_s > VISIBILITY_S - 300:
         raise ConfigError(f"{task.task_id}: a deadline of {task.deadline_s:g} s is longer than the broker waits")
 
 
-def _expiry(task: Task) -> datetime | None:
+def _expiry(task: Task | Letter) -> datetime | None:
     """When the first grant runs out: from then on the task could only fail."""
+    if isinstance(task, Letter):
+        return datetime.fromtimestamp(task.document.grant.expires, UTC) if task.document.grant else None
     refs = [task.setting, *task.inputs.values(), *(c.private for c in task.clients if c.private)]
     outlets = [*task.outputs.values(), *(o for c in task.clients for o in c.outputs.values())]
     grants: list[Grant] = [r.grant for r in refs if r.grant] + [g for o in outlets for g in (o.put, o.get)]

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import Processor
 
-from schemas.messages import Task
+from schemas.messages import Letter, Task
 
 Event = MutableMapping[str, Any]
 
@@ -51,13 +51,13 @@ def setup(level: str = "info", *, json: bool = False, stream: TextIO | None = No
     )
 
 
-def at(task: Task) -> None:
+def at(task: Task | Letter) -> None:
     """From now on every line of this thread names the run, version, clients and task; forgets those of the last."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**facts(task))
 
 
-def facts(task: Task) -> dict[str, Any]:
+def facts(task: Task | Letter) -> dict[str, Any]:
     """What a line says about a task: `client` is its label's, e.g. `client-3+7` for eight of them."""
     said = {"run": task.run, "version": task.base, "task_id": task.task_id, "attempt": task.attempt}
     return said | _from_label(task.label)

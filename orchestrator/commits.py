@@ -102,7 +102,7 @@ class Commits:
                 for blob in self._commit(key).models.get(keys.number(key), {}).values()}  # fmt: skip
         kept |= {blob.key for models in last.models.values() for blob in models.values()}
         kept |= {blob.key for blob in (*last.private.values(), *([last.server] if last.server else []))}
-        for kind in ("updates", "private", "models", "start"):
+        for kind in ("updates", "private", "models", "start", "tasks"):
             for key in self.blobs.keys(keys.uploads(self.run, kind)):
                 if key not in kept:
                     self.blobs.delete(key)

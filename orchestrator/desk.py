@@ -25,6 +25,16 @@ class Desk:
         self.runtime, self.post, self.lineage, self.journal, self.instant = runtime, post, lineage, journal, instant
         self.book: Book
 
+    def load(self, book: Book) -> Book:
+        """Decide about this book from now on."""
+        self.book = book
+        self.post.recall()
+        return book
+
+    def tidy(self) -> None:
+        """Delete the documents of tasks that nobody may do any more: neither open, nor late and still of use."""
+        self.post.forget(lambda task_id: task_id in self.book.open or task_id in self.book.expired)
+
     def log(self, decision: Decision) -> float:
         """Put a decision into the stream; the moment at which it was made."""
         return self.runtime.stream.append(self.post.run, "decision", decision.model_dump_json()).at

@@ -1,4 +1,4 @@
-"""Where everything of a run lies in the object store. All keys are write-once, none holds a secret.
+"""Where everything of a run lies in the object store. All keys are write-once, no key is a secret.
 
 runs/<run>/experiment.json            the resolved experiment
 runs/<run>/setting/<sha>.json         with classes and backbone agreed on
@@ -7,6 +7,7 @@ runs/<run>/models/<n>-<sha>...        the tensors of a group at a version
 runs/<run>/journal/<n>-<sha>.jsonl    the events that a commit brought
 runs/<run>/updates/<task>/...         what workers upload
 runs/<run>/private/<task>/...         private state of simulated clients
+runs/<run>/tasks/<task>/...           documents of tasks that are too large for the bus
 runs/<run>/start/<task>.<attempt>     descriptions, and the tensors of version 0
 runs/<run>/final.json                 how it ended
 """
@@ -72,6 +73,21 @@ def final(run: str) -> str:
 def start(run: str, task_id: str, attempt: int) -> str:
     """The output of a describe or init task."""
     return f"{root(run)}start/{task_id}.{attempt}"
+
+
+def documents(run: str) -> str:
+    """All documents of tasks."""
+    return f"{root(run)}tasks/"
+
+
+def document(run: str, task_id: str, attempt: int, sha256: str) -> str:
+    """One sending of a task that is too large for the bus. By content: a repeated sending has new grants."""
+    return f"{documents(run)}{task_id}/{attempt}-{sha256[:16]}.json"
+
+
+def task_of(document: str, run: str) -> str:
+    """The id of the task that a document is of."""
+    return document.removeprefix(documents(run)).partition("/")[0]
 
 
 def uploads(run: str, kind: str) -> str:

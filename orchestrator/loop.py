@@ -51,7 +51,7 @@ class Loop:
     def load(self, commit: Commit) -> None:
         """Stand where a commit stands."""
         self.lineage.load(commit)
-        self.book = self.desk.book = Book.of(self.spec, commit)
+        self.book = self.desk.load(Book.of(self.spec, commit))
         self.cursor = commit.cursor
         if self.virtual:
             self.clock.wait(commit.at)
@@ -234,6 +234,7 @@ class Loop:
             self.load(standing)
         else:
             self.lineage.tidy(self.book)
+            self.desk.tidy()
             self.runtime.stream.trim(self.run, self.cursor)
         if not whole:
             self._start_over()

@@ -1,32 +1,64 @@
-"""Turns an open task into a message with fresh grants, and sends it. Keeps nothing of what it sent."""
+"""Turns an open task into a message with fresh grants, and sends it. Keeps nothing of what it sent.
 
-from dataclasses import dataclass
+A task that is too large for the bus is put into the run's store, and a letter goes in its place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from infra.blobs import BlobStore, outlet, readable
-from infra.bus import Bus
+from infra.bus import LARGEST, Bus
 from orchestrator import keys
+from schemas.base import digest
+from schemas.errors import BlobExists
 from schemas.experiment import Experiment
 from schemas.log import Open
-from schemas.messages import BlobRef, ClientSlot, Outlet, Ref, Task
+from schemas.messages import BlobRef, ClientSlot, Kind, Letter, Outlet, Ref, Task
 from workers.private import OWN
 
 
-@dataclass(frozen=True)
+@dataclass
 class Post:
-    """The way out of one run."""
+    """The way out of one run. documents: keys of those that lie in the store."""
 
     run: str
     experiment: Experiment
     blobs: BlobStore
     bus: Bus
+    documents: set[str] = field(default_factory=set)
 
     def send(self, task: Open, setting: BlobRef, model: BlobRef | None) -> None:
         """Publish at least once. Raises BusError (unknown: send it again) and BlobError."""
-        self.bus.send(self.message(task, setting, model), task.site)
+        message = self.message(task, setting, model)
+        text = message.model_dump_json().encode()
+        self.bus.send(message if len(text) <= LARGEST else self.letter(message, text), task.site)
+
+    def letter(self, task: Task, text: bytes) -> Letter:
+        """Keep the document of a task in the store, for a letter that says where it lies. Raises BlobError."""
+        key = keys.document(self.run, task.task_id, task.attempt, digest(text))
+        try:
+            blob = self.blobs.put(key, text, if_absent=True)
+        except BlobExists:  # the answer to a repeated request was lost
+            blob = BlobRef(key=key, sha256=digest(text), size=len(text))
+        self.documents.add(key)
+        ttl = self._ttl(task.kind)
+        facts = task.model_dump(include={"run", "task_id", "attempt", "kind", "base", "deadline_s"})
+        return Letter(**facts, label=task.label, document=readable(self.blobs, blob, ttl))
+
+    def recall(self) -> None:
+        """Find the documents that an earlier life of the loop left."""
+        self.documents = set(self.blobs.keys(keys.documents(self.run)))
+
+    def forget(self, needed: Callable[[str], bool]) -> None:
+        """Delete the documents of tasks that nobody may do any more. needed: says it of a task id."""
+        for key in sorted(self.documents):
+            if not needed(keys.task_of(key, self.run)):
+                self.blobs.delete(key)
+                self.documents.discard(key)
 
     def message(self, task: Open, setting: BlobRef, model: BlobRef | None) -> Task:
         """The task with grants that live as long as its result could be admitted."""
-        ttl = self._ttl(task)
+        ttl = self._ttl(task.kind)
         return Task(
             run=self.run,
             task_id=task.task_id,
@@ -65,6 +97,6 @@ class Post:
         starting = task.kind in ("describe", "init")
         return self.experiment.start_s if starting else self.experiment.rounds.deadline_s
 
-    def _ttl(self, task: Open) -> float:
-        starting = task.kind in ("describe", "init")
+    def _ttl(self, kind: Kind) -> float:
+        starting = kind in ("describe", "init")
         return self.experiment.start_s if starting else self.experiment.rounds.task_ttl_s

@@ -5,7 +5,7 @@ A message names the wire version it is written in. Unknown fields are refused on
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, SecretStr, field_serializer
+from pydantic import Field, NonNegativeInt, SecretStr, ValidationError, field_serializer
 
 from schemas.base import WIRE, Frozen, Name, Sha256, Wire
 
@@ -93,6 +93,38 @@ class Task(Frozen):
         who = self.clients[0].client if self.clients else "all"
         more = f"+{len(self.clients) - 1}" if len(self.clients) > 1 else ""
         return f"v{self.base} {who}{more} {self.kind}"
+
+
+class Letter(Frozen):
+    """Sent in the place of a task that is too large for the bus: where its document (the task as JSON) lies.
+
+    The other fields are the task's.
+    """
+
+    wire: Wire = WIRE
+    run: Name
+    task_id: str
+    attempt: int = Field(default=1, ge=1)
+    kind: Kind
+    base: NonNegativeInt
+    label: str
+    deadline_s: float
+    document: Ref
+
+    @property
+    def work(self) -> str:
+        """As Task."""
+        return f"{self.task_id}.{self.attempt}"
+
+
+def read_message(text: str | bytes) -> Task | Letter:
+    """What a worker is sent. Raises ValidationError, of what is nearer to it."""
+    try:
+        return Task.model_validate_json(text)
+    except ValidationError as e:
+        if not any(error["loc"] == ("document",) for error in e.errors()):
+            raise
+        return Letter.model_validate_json(text)
 
 
 class ClientResult(Frozen):

@@ -24,7 +24,7 @@ from infra.runtime import connect_stream
 from infra.settings import read
 from infra.stream import Stream
 from schemas.errors import ConfigError, QuorateError, StoreError
-from schemas.messages import Task, TaskFailure
+from schemas.messages import TaskFailure, read_message
 
 if TYPE_CHECKING:
     from workers.execute import Worker
@@ -72,7 +72,7 @@ class Process:
     def handle(self, text: str) -> None:
         """Execute one task; its manifest or failure goes into the stream of its run."""
         try:
-            logs.at(Task.model_validate_json(text))
+            logs.at(read_message(text))
         except ValidationError:
             structlog.contextvars.clear_contextvars()  # `execute` says what is wrong with it
         self._ready().handle(text)

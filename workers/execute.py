@@ -21,10 +21,11 @@ from infra.stream import Author, Stream
 from schemas.base import canonical
 from schemas.complaints import complaint
 from schemas.errors import BlobCorrupt, BlobMissing, CodecError, ConfigError, DataError, StoreError
-from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Manifest, Split, Task
+from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Letter, Manifest, Split, Task, read_message
 from workers.adapters import Cosine
 from workers.data.owners import Owner
 from workers.failure import failure, without_urls
+from workers.letters import opened
 from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
 from workers.place import Place, Site, part
@@ -65,7 +66,7 @@ class Worker:
         """Work on the JSON of a Task and append a Manifest or a TaskFailure to the run's stream."""
         started = time.monotonic()
         try:
-            task = Task.model_validate_json(text)
+            task = read_message(text)
         except ValidationError as e:
             log.error("task not understood", error=complaint(e, Task))
             return
@@ -74,12 +75,13 @@ class Worker:
             author, body = self._attempt(task, started)
             self._report(task, author, body, until=started + task.deadline_s)
 
-    def _attempt(self, task: Task, started: float) -> tuple[Author, str]:
+    def _attempt(self, message: Task | Letter, started: float) -> tuple[Author, str]:
         try:
+            task = opened(message, self._reach)
             answer = self._answer(task)
         except Exception as e:  # whatever a plugin or a library raises is this task's failure, not the worker's
-            log.warning("task failed", kind=task.kind, error=without_urls(f"{type(e).__name__}: {e}"))
-            return "failure", failure(task, e, self.site).model_dump_json()
+            log.warning("task failed", kind=message.kind, error=without_urls(f"{type(e).__name__}: {e}"))
+            return "failure", failure(message, e, self.site).model_dump_json()
         seconds = time.monotonic() - started
         log.info("task done", kind=task.kind, clients=len(task.clients), seconds=round(seconds, 3))
         manifest = Manifest(
@@ -198,7 +200,7 @@ class Worker:
         return codec, [load("workers.transforms", c, allowed=allowed) for c in setting.experiment.transforms]
 
     @contextlib.contextmanager
-    def _beating(self, task: Task) -> Iterator[None]:
+    def _beating(self, task: Task | Letter) -> Iterator[None]:
         over = threading.Event()
 
         def beat() -> None:
@@ -216,7 +218,7 @@ class Worker:
             over.set()
             thread.join()
 
-    def _report(self, task: Task, author: Author, body: str, until: float) -> None:
+    def _report(self, task: Task | Letter, author: Author, body: str, until: float) -> None:
         while True:
             try:
                 self.stream.append(task.run, author, body)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from schemas.errors import BlobError, DataError, GrantRefused, QuorateError, StoreError
-from schemas.messages import Task, TaskFailure
+from schemas.messages import Letter, Task, TaskFailure
 from workers.place import Site
 
 
-def failure(task: Task, error: Exception, site: Site | None = None) -> TaskFailure:
+def failure(task: Task | Letter, error: Exception, site: Site | None = None) -> TaskFailure:
     """What is told of an error: never a URL, and of a site never a path or a word about its data."""
     message = str(error) if isinstance(error, QuorateError) else f"{type(error).__name__}: {error}"
     if site and not _tellable(error, message):
