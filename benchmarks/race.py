@@ -177,8 +177,7 @@ def by_time(events: Iterable[Event]) -> list[tuple[float, float]]:
 
 def uploads(events: Iterable[Event]) -> list[float]:
     """When updates arrived, those included that nobody waited for any more."""
-    arrivals = ("answered", "ignored")
-    return [e.at for e in events if e.event in arrivals and e.facts.get("kind", "train") == "train" and e.facts["task"]]
+    return [e.at for e in events if e.event == "ignored" or (e.event == "answered" and e.facts.get("kind") == "train")]
 
 
 def mean_lag(events: Iterable[Event], since_s: float = STEADY_S) -> float:
