@@ -3,12 +3,13 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy, process
+from benchmarks import accuracy, process, race_page
 from benchmarks.accuracy import METHODS, NUMBERS, SEEDS, Scores
 from benchmarks.embedded import Embedded
 from benchmarks.first_run import FirstRun
-from benchmarks.machine import Where
+from benchmarks.markdown import place, table, verdict
 from benchmarks.overhead import Overhead, Repetition
+from benchmarks.race import Race
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -23,7 +24,7 @@ Written by `make bench` (`python -m benchmarks`) from what it measured, whatever
 
 def write() -> None:
     """The page, from all results there are."""
-    readers = {"overhead": (Overhead, _overhead), "embedded": (Embedded, _embedded),
+    readers = {"overhead": (Overhead, _overhead), "embedded": (Embedded, _embedded), "race": (Race, race_page.section),
                "accuracy": (Scores, _accuracy), "first_run": (FirstRun, _first_run)}  # fmt: skip
     parts = [HEAD]
     for name, (model, section) in readers.items():
@@ -43,9 +44,9 @@ def _overhead(found: Overhead) -> str:
 4 clients, {found.workers} workers, a model of 524,288 float32 (2 MiB), a client that only adds 1.0: Valkey, S3
 (SeaweedFS) and Celery workers on this machine, started for the measurement. From the asking of a version to the asking
 of the next; every run must end with exactly the numbers that so many versions of adding 1.0 give.
-Goal: at most {MOST_S} s. **Median of all: {whole:.3f} s, {_verdict(whole, MOST_S)}.**
+Goal: at most {MOST_S} s. **Median of all: {whole:.3f} s, {verdict(whole, MOST_S)}.**
 
-{_table(["repetition", "median s", "p90 s", "versions", "load before"], rows)}
+{table(["repetition", "median s", "p90 s", "versions", "load before"], rows)}
 The same job elsewhere, on 2 cores, as given to us and not measured by this script: flwr 1.41 takes 6.2 to 12.5 s,
 NVFLARE 2.9 takes 2.5 s.
 
@@ -56,7 +57,7 @@ Where a task goes (ms, median task; tasks run at the same time, so this is no su
 work are told from the worker's own seconds and the stream's id, so a few ms may stand in the wrong row:
 
 {_parts(found.repetitions, "worker")}
-{_where(found.where)}
+{place(found.where)}
 """
 
 
@@ -64,7 +65,7 @@ def _embedded(found: Embedded) -> str:
     rows = []
     for name, walls in found.median_ms.items():
         all_walls, cpus = (", ".join(f"{x:.1f}" for x in xs) for xs in (walls, found.cpu_ms[name]))
-        rows.append([name, f"{median(walls):.1f}", all_walls, cpus, _verdict(median(walls), MOST_MS)])
+        rows.append([name, f"{median(walls):.1f}", all_walls, cpus, verdict(median(walls), MOST_MS)])
     heads = ["job", "ms per update", "repetitions", "of it on a processor", "goal"]
     return f"""## Embedded: one process, no server
 
@@ -72,8 +73,8 @@ Wall milliseconds per client update, median version; the updates asked share the
 *of it on a processor* is what the process itself needed, whatever else ran.
 Goal: at most {MOST_MS:g} ms.
 
-{_table(heads, rows)}
-{_where(found.where)}
+{table(heads, rows)}
+{place(found.where)}
 """
 
 
@@ -88,16 +89,16 @@ domain is one number. A client tests on 24 images: *worst* moves in steps of 4.2
 the setting of the paper's preset (200 rounds, all clients in every round): that line is there because it is the demo;
 the next one has 200 versions, still with the demo's 6 of 8 clients and its stragglers.
 
-{_table(["method", "mean", "worst", "held out", "MB up", "MB down", "s per run"], [_score(found, m) for m in METHODS])}
+{table(["method", "mean", "worst", "held out", "MB up", "MB down", "s per run"], [_score(found, m) for m in METHODS])}
 Differences, paired by seed (points; an interval without 0 is a difference at 95 %, not corrected for the number of
 comparisons):
 
-{_table(["", *NUMBERS], [_difference(found, m, o) for m, o in _pairs()])}
+{table(["", *NUMBERS], [_difference(found, m, o) for m, o in _pairs()])}
 The lines, as options of `quorate run experiments/demo.yaml`:
 
 {_options()}
 
-{_where(found.where)}
+{place(found.where)}
 """
 
 
@@ -109,8 +110,8 @@ def _first_run(found: FirstRun) -> str:
 
 `quorate run experiments/demo.yaml` with an empty cache, and again.
 
-{_table(heads, rows)}
-{_where(found.where)}
+{table(heads, rows)}
+{place(found.where)}
 """
 
 
@@ -143,19 +144,4 @@ def _options() -> str:
 def _parts(repetitions: tuple[Repetition, ...], kind: str) -> str:
     by = [getattr(r, kind) for r in repetitions]
     rows = [[part, *(f"{parts[part]:.1f}" for parts in by)] for part in by[0]]
-    return _table(["part", *(f"repetition {i}" for i, _ in enumerate(by, 1))], rows)
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _verdict(value: float, most: float) -> str:
-    return "reached" if value <= most else "missed"
-
-
-def _where(where: Where) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in where.versions.items())
-    machine = f"{where.cpu}, {where.cores} cores, {where.memory_gb} GB, {where.system}"
-    return f"_{where.date}, commit {where.commit}, {machine}; load {where.load:g} before; {versions}._"
+    return table(["part", *(f"repetition {i}" for i, _ in enumerate(by, 1))], rows)

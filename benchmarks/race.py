@@ -76,16 +76,24 @@ class Race(Frozen):
 
 def measure(results: Path, cache: Path, where: Where) -> Race:
     """Run what the results of this commit lack, and write them after every run. cache: where the data are kept."""
-    found = Race.model_validate_json(results.read_text()) if results.exists() else None
-    if found is None or found.where.commit != where.commit:
-        found = Race(where=where)
-    for seed, mode in ((s, m) for s in SEEDS for m in MODES):
-        if seed not in found.courses.get(mode, {}):
-            course = run(experiment(MODES[mode], seed, every=EVERY.get(mode, 1)), cache)
-            courses = {**found.courses, mode: {**found.courses.get(mode, {}), seed: course}}
-            found = Race(where=found.where, courses=courses)
-            results.write_text(found.model_dump_json(indent=1) + "\n")
+    found = begun(results, where)
+    for mode, seed in missing(found):
+        course = run(experiment(MODES[mode], seed, every=EVERY.get(mode, 1)), cache)
+        courses = {**found.courses, mode: {**found.courses.get(mode, {}), seed: course}}
+        found = Race(where=found.where, courses=courses)
+        results.write_text(found.model_dump_json(indent=1) + "\n")
     return found
+
+
+def begun(results: Path, where: Where) -> Race:
+    """What has been measured of this state of the code."""
+    found = Race.model_validate_json(results.read_text()) if results.exists() else None
+    return found if found is not None and found.where.commit == where.commit else Race(where=where)
+
+
+def missing(found: Race) -> list[tuple[str, int]]:
+    """(mode, seed) of the runs that are still to be done: all modes of a seed, then the next seed."""
+    return [(mode, seed) for seed in SEEDS for mode in MODES if seed not in found.courses.get(mode, {})]
 
 
 def experiment(rounds: Mapping[str, Any], seed: int, *, every: int = 1, **points: int) -> Experiment:
