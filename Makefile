@@ -1,6 +1,6 @@
 # Everything a newcomer types. Needs Python 3.11+, git and make; all else is installed into .venv, pinned and hashed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-stack test-compose bench env screenshots clean python
+.PHONY: help setup demo check test test-stack test-compose bench chaos soak env screenshots clean python
 SHELL := /bin/bash -o pipefail
 
 VENV ?= .venv
@@ -38,6 +38,12 @@ test-compose: $(READY) ## Tests on a Docker engine: build the image, docker comp
 
 bench: $(READY) ## Measure overhead and accuracy; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+chaos: $(READY) ## Kill, freeze and cut off parts of a running stack for MINUTES (10) and audit every run; SEED= repeats
+	$(BIN)/python -m scripts.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+soak: $(READY) ## Empty rounds for MINUTES (30): memory, keys and objects must stay flat
+	$(BIN)/python -m scripts.soak --minutes $(or $(MINUTES),30)
 
 screenshots: $(READY) ## Take docs/images/flower.png again, from a real run
 	QUORATE_SCREENSHOTS=1 $(BIN)/pytest -m stack tests/stack/test_flower.py

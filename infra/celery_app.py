@@ -77,6 +77,7 @@ def make_app(url: str, work: Work | None = None, *, socket_timeout_s: float = 15
         worker_pool="prefork",
         worker_pool_start_method="spawn",  # a forked child cannot use CUDA
         worker_proc_alive_timeout=60,
+        worker_lost_wait=1.0,  # else a process killed before its first beat is reported 10 to 15 s later
         worker_soft_shutdown_timeout=SOFT_SHUTDOWN_S,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         task_default_queue=POOL,

@@ -125,8 +125,11 @@ def show(found: Chaos, out: Console) -> None:
 @click.option("--seed", type=int, help="By default another each time; it is printed.")
 @click.option("--only", multiple=True, type=click.Choice(sorted(FAULTS)), help="This kind of fault; several allowed.")
 @click.option("--longest", "longest_s", default=LONGEST_S, show_default=True, help="Seconds that a fault lasts.")
+@click.option("--keep", is_flag=True, help="Keep the logs and stores although nothing went wrong.")
 @click.option("--record", is_flag=True, help="Keep the figures for docs/benchmarks.md.")
-def main(minutes: float, seed: int | None, only: tuple[str, ...], longest_s: float, *, record: bool) -> None:
+def main(
+    minutes: float, seed: int | None, only: tuple[str, ...], longest_s: float, *, keep: bool, record: bool
+) -> None:
     logs.setup("error")
     folder, out = Path(tempfile.mkdtemp(prefix="quorate-chaos-")), Console()
     seed = SystemRandom().randrange(10**6) if seed is None else seed
@@ -135,9 +138,9 @@ def main(minutes: float, seed: int | None, only: tuple[str, ...], longest_s: flo
     show(found, out)
     if record:
         (RESULTS / "chaos.json").write_text(found.model_dump_json(indent=1) + "\n")
-    if found.violations:
+    if found.violations or keep:
         out.print(f"what is left of it: {folder}", soft_wrap=True)
-        sys.exit(1)
+        sys.exit(bool(found.violations))
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.audit import audit
-
 from infra.runtime import Runtime
 from infra.servers import start_s3
 from orchestrator import keys
+from orchestrator.audit import audit
 from orchestrator.commits import Commits
 from schemas.errors import QuorateError
 from schemas.experiment import Experiment
@@ -27,6 +26,8 @@ ASYNCHRONOUS = {"in_flight": 3, "quorum": 2, "floor": 1, "grace_s": 0, "deadline
 MANY = {"retries": 1000}
 """As often as it takes: that updates were lost is no reason to give a run up here."""
 WORKERS = 3
+NOT_THERE = "not reachable"
+"""What an orchestrator says that finds no server as it starts. Whoever started it starts it again."""
 
 
 class Storage:
@@ -74,14 +75,17 @@ class Track:
         self.alive.append(self.field.run(self.run, **self.changes))
 
     def resume(self) -> None:
-        """One more orchestrator, that takes the run over as soon as it may."""
-        self.alive.append(self.field.resume(self.run))
+        """One more orchestrator, that takes the run over as soon as it may; or begins it, if nobody has."""
+        known = next(self.runtime.blobs.keys(keys.experiment(self.run)), None) is not None
+        self.alive.append(self.field.resume(self.run) if known else self.field.run(self.run, **self.changes))
 
     def look(self) -> None:
         """See which orchestrators have ended, judge a run that is over and begin the next; count the versions."""
         for process in [p for p in self.alive if p.child.ended()]:
             self.alive.remove(process)
             self._ended(process)
+        if not self.alive:
+            self.resume()
         found = list(self.runtime.blobs.keys(keys.versions(self.run)))
         self.committed = max(self.committed, self.before + len(found))
 
@@ -99,12 +103,7 @@ class Track:
             if self.judged < self.number:
                 self._judge()
                 self.begin()
-        elif status == 3 and self.alive:
-            return  # the other one owns the run
-        elif process in self.told or status == 3:
-            if not self.alive:
-                self.resume()
-        else:
+        elif process not in self.told and status != 3 and NOT_THERE not in process.child.ended():
             self.give_up(process.child.ended())
 
     def _judge(self) -> None:

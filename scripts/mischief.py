@@ -6,6 +6,7 @@ Parts that were killed are started again at the end of the block. Draws everythi
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +16,9 @@ import redis
 
 from scripts.ground import Ground, Track
 from tests.stack.processes import sessions
+
+LEAVES_S = 15.0
+"""An orchestrator that was told to stop has gone by then, unless it waits for a server."""
 
 Fault = Callable[[Ground, Random], AbstractContextManager[None]]
 
@@ -54,20 +58,16 @@ def worker_terminated(ground: Ground, random: Random) -> Iterator[None]:
 
 @contextlib.contextmanager
 def orchestrator_killed(ground: Ground, random: Random) -> Iterator[None]:
-    """SIGKILL to the loop of a run, which is resumed at the end."""
-    track = _track(ground, random)
-    _end(track, signal.SIGKILL)
+    """SIGKILL to the loop of a run, which is resumed afterwards."""
+    _end(_track(ground, random), signal.SIGKILL)
     yield
-    track.resume()
 
 
 @contextlib.contextmanager
 def orchestrator_terminated(ground: Ground, random: Random) -> Iterator[None]:
-    """SIGTERM to the loop of a run, which is resumed at the end."""
-    track = _track(ground, random)
-    _end(track, signal.SIGTERM)
+    """SIGTERM to the loop of a run, which is resumed afterwards."""
+    _end(_track(ground, random), signal.SIGTERM)
     yield
-    track.resume()
 
 
 @contextlib.contextmanager
@@ -198,8 +198,9 @@ def _track(ground: Ground, random: Random) -> Track:
 def _end(track: Track, number: signal.Signals) -> None:
     for process in track.alive:
         track.told.append(process)
-        process.signal(number)
-        process.child.process.wait()
+        process.child.process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait for a server that is gone too
+            process.child.process.wait(LEAVES_S)
 
 
 @contextlib.contextmanager

@@ -204,7 +204,7 @@ class Field:
     def shows_no_grant(self) -> None:
         """No grant that was used here stands in any log."""
         text = "".join(p.text for p in self.processes)
-        assert not [s for s in self.s3.signatures if s in text]
+        assert not [s for s in list(self.s3.signatures) if s in text]  # doors go on meanwhile
         assert not re.search(r"X-Amz-Signature=(?!\*\*\*)", text)
 
 
