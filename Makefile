@@ -39,7 +39,7 @@ test-compose: $(READY) ## Tests on a Docker engine: build the image, docker comp
 bench: $(READY) ## Measure overhead and accuracy; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-chaos: $(READY) ## Kill, freeze and cut off parts of a running stack for MINUTES (10) and audit every run; SEED= repeats
+chaos: $(READY) ## Kill, freeze and cut off parts of a running stack for MINUTES (10), audit every run
 	$(BIN)/python -m scripts.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 soak: $(READY) ## Empty rounds for MINUTES (30): memory, keys and objects must stay flat

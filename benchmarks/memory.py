@@ -11,15 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
 from benchmarks import job, process
 from benchmarks.machine import Where, here
-from benchmarks.stack import stack
+from benchmarks.stack import environment, stack
 from infra import logs
 from infra.runtime import connect
-from infra.settings import Settings, read
+from infra.settings import read
 from orchestrator.intake import BUDGET
 from orchestrator.plan import plan
 from orchestrator.run import execute
@@ -68,7 +69,7 @@ def measure() -> Memory:
     where = here()
     costs = {kind: tuple(_cost(kind, n, os.environ) for n in EMBEDDED) for kind in ("eight", "all")}
     with stack(2) as settings:
-        costs["stack"] = tuple(_cost("stack", n, _environment(settings)) for n in STACK)
+        costs["stack"] = tuple(_cost("stack", n, environment(settings)) for n in STACK)
     disk = tuple(Disk.model_validate(_apart("disk", 8, v, os.environ)) for v in VERSIONS)
     return Memory(
         where=where, budget_mb=BUDGET / 2**20, adapter_mb=round(4 * DISK / 2**20, 2), costs=costs, disk=disk
@@ -91,26 +92,18 @@ def ms_per_update(closed: list[tuple[float, int]]) -> float:
     return 1000 * median((now - before) / counted for (before, _), (now, counted) in pairs)
 
 
-def _cost(kind: str, clients: int, env: "os._Environ[str] | dict[str, str]") -> Cost:
+def _cost(kind: str, clients: int, env: Mapping[str, str]) -> Cost:
     each = clients if kind == "all" else 8
     versions = max(3, (UPDATES // 4 if kind == "stack" else UPDATES) // each)
     return Cost.model_validate({"clients": clients, **_apart(kind, clients, versions, env)})
 
 
-def _apart(kind: str, clients: int, versions: int, env: "os._Environ[str] | dict[str, str]") -> dict[str, float]:
+def _apart(kind: str, clients: int, versions: int, env: Mapping[str, str]) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.memory", kind, str(clients), str(versions)]
     done = subprocess.run(command, cwd=ROOT, env=dict(env), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunFailed(f"{kind} with {clients} clients: status {done.returncode}: {done.stderr.strip()[-500:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    named = {
-        "STATE": settings.state, "BUS": settings.bus, "BLOBS": settings.blobs, "CACHE": str(settings.cache),
-        "S3_ACCESS_KEY": settings.s3_access_key, "S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
-    }  # fmt: skip
-    return {**os.environ, **{f"QUORATE_{name}": value for name, value in named.items()}}
 
 
 def _alone(kind: str, clients: int, versions: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
 
 from benchmarks.machine import Where
 from schemas.base import Frozen
@@ -47,3 +47,44 @@ class Chaos(Frozen):
         return (
             f"{sum(self.versions.values())} versions committed, runs ended: {runs}; {len(self.violations)} violations"
         )
+
+
+class Series(Frozen):
+    """One figure over time, in `unit`. samples: (hours, value). most: by how much it may grow in an hour.
+
+    noise: a rise of no more than this over the whole time says nothing.
+    """
+
+    what: str
+    unit: str
+    most: float
+    noise: float
+    samples: tuple[tuple[float, float], ...]
+
+    @property
+    def settled(self) -> list[tuple[float, float]]:
+        """Without the first fifth of the time, in which caches fill."""
+        begin, end = self.samples[0][0], self.samples[-1][0]
+        return [(at, value) for at, value in self.samples if at >= begin + (end - begin) / 5]
+
+    @property
+    def slope(self) -> float:
+        """Of the straight line that fits best, per hour."""
+        return linear_regression(*zip(*self.settled, strict=True)).slope
+
+    @property
+    def flat(self) -> bool:
+        """Whether it grew no faster than it may."""
+        hours = self.settled[-1][0] - self.settled[0][0]
+        return self.slope <= self.most or self.slope * hours <= self.noise
+
+
+class Soak(Frozen):
+    """Rounds without work, one run after the other. updates: that were counted."""
+
+    where: Where
+    minutes: float
+    runs: int
+    versions: int
+    updates: int
+    series: tuple[Series, ...]
