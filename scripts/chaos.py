@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random, SystemRandom
@@ -86,17 +87,26 @@ class Assault:
         return time.monotonic() - began
 
 
-def chaos(folder: Path, minutes: float, seed: int, *, kinds: tuple[str, ...], longest_s: float, say: Console) -> Chaos:
-    """So many minutes of it, and what came out."""
+def chaos(
+    folder: Path,
+    seed: int,
+    *,
+    kinds: tuple[str, ...],
+    longest_s: float,
+    say: Console,
+    go_on: Callable[[Ground, Assault], bool],
+    versions: tuple[int, int] = (8, 60),
+) -> Chaos:
+    """Blows until it is said not to go on, and what came out. versions: see Ground."""
     where, began = here(), time.monotonic()
     with ExitStack() as closing:
-        ground = Ground(folder)
+        ground = Ground(folder, versions)
         closing.callback(ground.close)
         ground.open()
         assault = Assault(ground, Random(seed), kinds, longest_s, say)
         assault.warm()
         start = time.monotonic()
-        while time.monotonic() - start < 60 * minutes:
+        while go_on(ground, assault):
             assault.strike()
         lasted = (time.monotonic() - start) / 60
         assault.finish()
@@ -134,7 +144,13 @@ def main(
     folder, out = Path(tempfile.mkdtemp(prefix="quorate-chaos-")), Console()
     seed = SystemRandom().randrange(10**6) if seed is None else seed
     out.print(f"seed {seed}, in {folder}")
-    found = chaos(folder, minutes, seed, kinds=only or tuple(FAULTS), longest_s=longest_s, say=out)
+    until = list[float]()
+
+    def go_on(ground: Ground, assault: Assault) -> bool:
+        until.append(time.monotonic() + 60 * minutes)
+        return time.monotonic() < until[0]
+
+    found = chaos(folder, seed, kinds=only or tuple(FAULTS), longest_s=longest_s, say=out, go_on=go_on)
     show(found, out)
     if record:
         (RESULTS / "chaos.json").write_text(found.model_dump_json(indent=1) + "\n")

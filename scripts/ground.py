@@ -120,20 +120,23 @@ class Track:
 
 
 class Ground:
-    """Valkey, S3, workers and two tracks of runs, each part of which can be done harm to."""
+    """Valkey, S3, workers and two tracks of runs, each part of which can be done harm to.
 
-    def __init__(self, folder: Path) -> None:
+    versions: of each synchronous run and of each asynchronous one.
+    """
+
+    def __init__(self, folder: Path, versions: tuple[int, int]) -> None:
         self.folder = folder
         self.storage = Storage(folder / "s3")
         self.field = Field(self.storage.server, folder)
         runtime = self.field.runtime
         method = {"name": "scripts.unhurried:Unhurried", "params": {"longest_s": 0.4}}
         shared: dict[str, Any] = {"method": method, "evaluate": {"every": 3, "final": True}}
-        one = shared | {"versions": 8, "rounds": {**SYNCHRONOUS, **MANY}}
-        known = self._undisturbed(one)
+        one = shared | {"versions": versions[0], "rounds": {**SYNCHRONOUS, **MANY}}
+        other = shared | {"versions": versions[1], "rounds": {**ASYNCHRONOUS, **MANY}}
         self.tracks = [
-            Track(self.field, runtime, "synchronous", one, known),
-            Track(self.field, runtime, "asynchronous", shared | {"versions": 60, "rounds": {**ASYNCHRONOUS, **MANY}}),
+            Track(self.field, runtime, "synchronous", one, self._undisturbed(one)),
+            Track(self.field, runtime, "asynchronous", other),
         ]
 
     def open(self) -> None:
