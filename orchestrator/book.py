@@ -3,35 +3,25 @@
 The same calls in the same order give the same book, in the first life of a loop and in a replay. No I/O, no clock.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator import groups
 from orchestrator.rounds import Progress
+from orchestrator.tasks import Tasks
 from schemas.errors import AggregationError
 from schemas.experiment import Rounds
-from schemas.log import Accepted, Asked, Closed, Commit, Held, Open, Resent, Share
-from schemas.messages import BlobRef, ClientResult, Manifest
+from schemas.log import Accepted, Asked, Closed, Commit, Open, Round, Share
+from schemas.messages import ALL, BlobRef, ClientResult
 
 
 @dataclass
-class Book:
-    """All that decides. Times in seconds of the run's clock."""
+class Book(Tasks):
+    """All that decides: the tasks of the run, and what became of them."""
 
-    spec: Rounds
-    version: int = 0
-    opened_at: float = 0.0
-    asked: int = 0
-    batches: int = 0
-    retries: int = 0
-    tried: set[str] = field(default_factory=set)
-    seq: int = 0
-    open: dict[str, Open] = field(default_factory=dict)
-    expired: dict[str, Open] = field(default_factory=dict)
-    held: list[Held] = field(default_factory=list)
-    accepted: dict[tuple[str, int], Accepted] = field(default_factory=dict)
-    finished: dict[str, int] = field(default_factory=dict)
-    seen: set[tuple[str, int]] = field(default_factory=set)
+    accepted: dict[tuple[str, str], Accepted] = field(default_factory=dict)
+    seen: set[tuple[str, int, str]] = field(default_factory=set)
     ledger: dict[str, Share] = field(default_factory=dict)
     private: dict[str, BlobRef] = field(default_factory=dict)
     staleness: dict[int, int] = field(default_factory=dict)
@@ -39,18 +29,23 @@ class Book:
     @classmethod
     def of(cls, spec: Rounds, commit: Commit) -> "Book":
         """The book as it stood at a commit."""
+        bases = tuple(range(max(0, commit.version - spec.max_staleness), commit.version + 1))
+        fresh = Round(bases=bases, since=commit.at, opened_at=commit.at)
+        there = commit.models.get(commit.version, {ALL: None})
+        clients = [client for d in commit.descriptions for client in d.clients]
         return cls(
-            spec=spec, version=commit.version, opened_at=commit.at, seq=commit.seq,
+            spec=spec, version=commit.version, seq=commit.seq, home=groups.homes(clients, commit.assignment, there),
+            rounds={group: commit.rounds.get(group, fresh) for group in there},
             open={o.task_id: o for o in commit.open}, expired={o.task_id: o for o in commit.expired},
             held=list(commit.held), finished=dict(commit.finished), seen=set(commit.seen), ledger=dict(commit.ledger),
             private=dict(commit.private), staleness=dict(commit.staleness),
-            accepted={(a.client, a.base): a for a in commit.accepted},
+            accepted={(a.task_id, a.client): a for a in commit.accepted},
         )  # fmt: skip
 
     def dump(self) -> dict[str, Any]:
         """What a commit keeps of the book, right after a version has opened."""
         return {
-            "version": self.version, "seq": self.seq, "open": tuple(self.open.values()),
+            "version": self.version, "seq": self.seq, "open": tuple(self.open.values()), "rounds": self.rounds,
             "expired": tuple(self.expired.values()), "held": tuple(self.held), "finished": self.finished,
             "seen": tuple(sorted(self.seen)), "ledger": self.ledger, "private": self.private,
             "staleness": self.staleness, "accepted": tuple(self.accepted.values()),
@@ -58,47 +53,35 @@ class Book:
 
     # --- what there is
 
-    def training(self) -> list[Open]:
-        """Open tasks that train."""
-        return [o for o in self.open.values() if o.kind == "train"]
-
-    def free(self, clients: Iterable[str]) -> list[str]:
-        """Clients that may be asked, sorted: without an unexpired task, and not asked since the round was opened or
-        retried (so one whose updates are refused is not asked for ever), and never counted for this base version.
+    def free(self, clients: Iterable[str], group: str = ALL) -> list[str]:
+        """Clients of the group that may be asked, sorted: without an unexpired task, and not asked since the round was
+        opened or retried (so one whose updates are refused is not asked for ever), and never counted for this base.
         """
-        busy = {c for o in self.training() for c in o.clients} | self.tried
-        return sorted(c for c in clients if c not in busy and (c, self.version) not in self.seen)
+        now, base = self.rounds[group], self.rounds[group].base
+        busy = {c for o in self.training() for c in o.clients} | set(now.tried)
+        own = (c for c in clients if self.group_of(c) == group)
+        return sorted(c for c in own if c not in busy and (c, base, group) not in self.seen)
 
-    def budget(self) -> int:
-        """How many clients may be asked now."""
-        if self.spec.refill == "at_close" and self.batches > self.retries:
-            return 0
-        return max(0, self.spec.in_flight - sum(len(o.clients) for o in self.training()))
-
-    def expires(self, task: Open) -> float:
-        """When the loop stops waiting for a task: its deadline counts from its start, else its grants' life."""
-        if task.started_at is None:
-            return task.asked_at + self.spec.task_ttl_s
-        return task.started_at + self.spec.deadline_s
-
-    def progress(self) -> Progress:
+    def progress(self, group: str = ALL) -> Progress:
         """Numbers for the round rule."""
-        flying = [o for o in self.training() if self.version - o.base <= self.spec.max_staleness]
+        now = self.rounds[group]
+        flying = [o for o in self.training() if o.group == group and self.lag(o) <= self.spec.max_staleness]
         return Progress(
-            accepted_at=tuple(a.at for a in self.accepted.values()),
-            asked=self.asked,
+            accepted_at=tuple(a.at for a in self.accepted.values() if a.group == group),
+            asked=now.asked,
             in_flight=sum(len(o.clients) for o in flying),
-            opened_at=self.opened_at,
-            next_expiry=min((self.expires(o) for o in self.open.values()), default=float("inf")),
+            opened_at=now.opened_at,
+            next_expiry=self.next_expiry(),
         )
 
-    def without(self) -> tuple[str, ...]:
-        """Clients of this round that are not waited for."""
-        asked = {c for o in (*self.open.values(), *self.expired.values()) if self._of_this_round(o) for c in o.clients}
-        return tuple(sorted(c for c in asked if (c, self.version) not in self.accepted))
+    def without(self, group: str = ALL) -> tuple[str, ...]:
+        """Clients of this round of the group that are not waited for."""
+        tasks = [o for o in (*self.open.values(), *self.expired.values()) if self._of_this_round(o, group)]
+        here = {a.client for a in self.accepted.values() if a.group == group and not self.lag(a)}
+        return tuple(sorted({c for o in tasks for c in o.clients} - here))
 
-    def _of_this_round(self, task: Open) -> bool:
-        return task.kind == "train" and task.base == self.version
+    def _of_this_round(self, task: Open, group: str) -> bool:
+        return task.kind == "train" and task.group == group and not self.lag(task)
 
     # --- decisions
 
@@ -106,42 +89,18 @@ class Book:
         """Tasks go out. instant: they run as soon as they are sent, so their deadline counts from now."""
         for task in decision.tasks:
             self.open[task.task_id] = task.model_copy(update={"started_at": at}) if instant else task
-            if task.kind == "train":  # evaluations are not numbered: they must not change what is drawn for training
-                self.seq += 1
-                self.asked += len(task.clients)
-                self.tried.update(task.clients)
-                self._count(task.clients, asked=1)
-        if not decision.tasks or decision.tasks[0].kind == "train":
-            self.batches += 1
+        if decision.tasks and decision.tasks[0].kind != "train":
+            return  # evaluations are not numbered: they must not change what is drawn for training
+        now, clients = self.rounds[decision.group], tuple(c for task in decision.tasks for c in task.clients)
+        self.seq += len(decision.tasks)
+        self._count(clients, asked=1)
+        more = {"batches": now.batches + 1, "asked": now.asked + len(clients), "tried": (*now.tried, *clients)}
+        self.rounds[decision.group] = now.model_copy(update=more)
 
-    def starts(self, task_id: str, at: float) -> None:
-        """A worker is at a task, so its own deadline counts from now."""
-        self.open[task_id] = self.open[task_id].model_copy(update={"started_at": at})
-
-    def sends(self, task_ids: Iterable[str]) -> None:
-        """The bus has these tasks."""
-        for task_id in task_ids:
-            if task_id in self.open:
-                self.open[task_id] = self.open[task_id].model_copy(update={"sent": True})
-
-    def unsent(self) -> list[Open]:
-        """Unanswered tasks that may not have been sent."""
-        return [o for o in self.unanswered() if not o.sent]
-
-    def unanswered(self) -> list[Open]:
-        """Open tasks whose manifest has not arrived."""
-        here = {h.manifest.task_id for h in self.held}
-        return [o for o in self.open.values() if o.task_id not in here]
-
-    def forgets_sending(self) -> None:
-        """The broker was emptied: nothing counts as sent any more."""
-        self.open = {k: o.model_copy(update={"sent": False}) for k, o in self.open.items()}
-
-    def resends(self, decision: Resent) -> None:
-        """A task goes out again."""
-        if decision.task_id in self.open:
-            again = {"attempt": decision.attempt, "started_at": None, "sent": False}
-            self.open[decision.task_id] = self.open[decision.task_id].model_copy(update=again)
+    def asked_before(self, decision: Asked) -> bool:
+        """Whether these were asked already: the log may hold a decision twice."""
+        training = not decision.tasks or decision.tasks[0].kind == "train"
+        return training and decision.batch < self.rounds[decision.group].batches
 
     def expires_now(self, task_id: str) -> Open | None:
         """The task, which is no longer waited for; None if it had been answered meanwhile."""
@@ -152,48 +111,53 @@ class Book:
                 self._count(task.clients, lost=1)
         return task
 
-    def retries_now(self, at: float) -> None:
-        """The round goes on with replacements and a new deadline."""
-        self.retries, self.opened_at = self.retries + 1, at
-        self.tried.clear()
+    def retries_now(self, at: float, group: str = ALL) -> None:
+        """The round of a group goes on with replacements and a new deadline."""
+        now = self.rounds[group]
+        self.rounds[group] = now.model_copy(update={"retries": now.retries + 1, "opened_at": at, "tried": ()})
 
     def closes(self, decision: Closed) -> list[Accepted]:
-        """The counted updates in client order; whatever else was accepted stays, and is late by then.
+        """The counted updates in client order; what else the group had accepted stays, and is late by then.
 
         Raises AggregationError if one of them is not there.
         """
-        keys = {(task_id, client) for task_id, client in decision.counted}
-        counted = [a for a in self.accepted.values() if (a.task_id, a.client) in keys]
+        keys = set(decision.counted)
+        counted = [a for key, a in self.accepted.items() if key in keys]
         if len(counted) != len(keys):
             raise AggregationError(f"{len(keys) - len(counted)} counted updates of version {self.version + 1} are gone")
-        self.accepted = {k: a for k, a in self.accepted.items() if (a.task_id, a.client) not in keys}
+        self.accepted = {key: a for key, a in self.accepted.items() if key not in keys}
         for a in self.accepted.values():
-            if a.base == self.version:
+            if a.group == decision.group and not self.lag(a):
                 self._count((a.client,), accepted=-1, late=1)
         return sorted(counted, key=lambda a: (a.client, a.base))
 
-    def opens(self, version: int, at: float) -> None:
-        """The next round begins."""
-        self.version, self.opened_at, self.asked, self.batches, self.retries = version, at, 0, 0, 0
-        self.tried.clear()
-        oldest = version - self.spec.max_staleness
+    def opens(self, version: int, at: float, group: str = ALL) -> None:
+        """The next round of a group begins."""
+        self.version = version
+        self.rounds[group] = groups.opened(self.rounds[group], version, at, self.spec.max_staleness + 1)
+        oldest = min(self.rounds[g].bases[0] for g in self.turns() or self.rounds)
         self.expired = {k: o for k, o in self.expired.items() if o.base >= oldest}
         self.finished = {k: base for k, base in self.finished.items() if base >= oldest}
-        self.seen = {(client, base) for client, base in self.seen if base >= oldest}
+        self.seen = {s for s in self.seen if s[1] >= oldest}
 
-    def stale(self) -> list[Open]:
-        """Open training tasks whose answer would no longer be admitted."""
-        return [o for o in self.training() if self.lag(o) > self.spec.max_staleness]
+    def regroups(
+        self, home: dict[str, str], there: Collection[str], changed: Collection[str], at: float
+    ) -> list[Accepted]:
+        """What a merge has made of the groups. there: all of them; changed: those whose model another's merge changed.
+
+        Returns what was accepted from a group that is gone: it counts no more.
+        """
+        version, depth, was = self.version, self.spec.max_staleness + 1, self.rounds
+        new = {g: groups.opened(None, version, at, depth) for g in there if g not in was}
+        kept = {g: groups.rebased(r, version, depth) if g in changed else r for g, r in was.items() if g in there}
+        gone = [a for a in self.accepted.values() if a.group not in there]
+        for a in gone:
+            self._count((a.client,), rejected=1, **({"late": -1} if self.lag(a) else {"accepted": -1}))
+        self.accepted = {key: a for key, a in self.accepted.items() if a.group in there}
+        self.rounds, self.home = kept | new, home
+        return gone
 
     # --- arrivals
-
-    def knows(self, task: Open) -> bool:
-        """Whether the task was asked before."""
-        return task.task_id in self.open or task.task_id in self.expired or task.task_id in self.finished
-
-    def find(self, manifest: Manifest) -> Open | None:
-        """The task that a manifest answers, open or expired; None if it is unknown, too old, or was answered before."""
-        return self.open.get(manifest.task_id) or self.expired.get(manifest.task_id)
 
     def answered(self, task: Open) -> None:
         """The task's manifest is in: its slot is free, and a second manifest is a duplicate."""
@@ -203,10 +167,6 @@ class Book:
         if was_lost and task.kind == "train":
             self._count(task.clients, lost=-1)
 
-    def lag(self, task: Open) -> int:
-        """Merges of the task's group since its base."""
-        return self.version - task.base
-
     def accepts(self, task: Open, result: ClientResult, at: float) -> Accepted:
         """An admitted update: it counts in the round that is open, and the client's private state advances."""
         assert result.update is not None, "admission refuses a result without an update"
@@ -214,12 +174,11 @@ class Book:
             task_id=task.task_id, client=result.client, base=task.base, group=task.group, update=result.update,
             weight=result.weight, at=at, private=result.private,
         )  # fmt: skip
-        self.accepted[result.client, task.base] = accepted
-        self.seen.add((result.client, task.base))
+        self.accepted[task.task_id, result.client] = accepted
+        self.seen.add((result.client, task.base, task.group))
         if result.private is not None and self.private.get(result.client) == task.private.get(result.client):
             self.private[result.client] = result.private  # a late answer to an older state must not take it back
-        on_time = {"accepted": 1} if task.base == self.version else {"late": 1}
-        self._count((result.client,), **on_time)
+        self._count((result.client,), **({"late": 1} if self.lag(task) else {"accepted": 1}))
         return accepted
 
     def rejects(self, client: str) -> None:

@@ -13,6 +13,7 @@ from orchestrator.post import Post
 from orchestrator.vigil import Vigil
 from schemas.errors import BusError
 from schemas.log import Asked, Decision, Expired, Open, Resent, Retried, Sent, Started
+from schemas.messages import ALL
 
 ATTEMPTS = 3
 """How often a task is sent before it is given up."""
@@ -39,9 +40,10 @@ class Desk:
         """Put a decision into the stream; the moment at which it was made."""
         return self.runtime.stream.append(self.post.run, "decision", decision.model_dump_json()).at
 
-    def ask(self, tasks: tuple[Open, ...]) -> None:
-        """Ask these tasks, all or none."""
-        decision = Asked(version=self.book.version, batch=self.book.batches, tasks=tasks)
+    def ask(self, tasks: tuple[Open, ...], group: str = ALL) -> None:
+        """Ask these tasks of a group, all or none."""
+        batch = self.book.rounds[group].batches if group in self.book.rounds else 0
+        decision = Asked(version=self.book.version, group=group, batch=batch, tasks=tasks)
         self._ask(decision, self.log(decision))
         self.send(tasks)
 
@@ -78,9 +80,10 @@ class Desk:
         decision = Expired(version=self.book.version, task_id=task.task_id, reason=reason)
         self._expire(decision, self.log(decision))
 
-    def retry(self) -> None:
-        """Go on with the round: ask replacements, with a new deadline."""
-        decision = Retried(version=self.book.version, number=self.book.retries + 1)
+    def retry(self, group: str) -> None:
+        """Go on with the round of a group: ask replacements, with a new deadline."""
+        number = self.book.rounds[group].retries + 1
+        decision = Retried(version=self.book.version, group=group, number=number)
         self._retry(decision, self.log(decision))
 
     def redo(self, decision: Decision, at: float) -> None:
@@ -108,12 +111,13 @@ class Desk:
         return True
 
     def _ask(self, decision: Asked, at: float) -> None:
-        if decision.batch < self.book.batches or any(self.book.knows(task) for task in decision.tasks):
+        again = self.book.asked_before(decision) or any(self.book.knows(task) for task in decision.tasks)
+        if again:
             return  # a log whose answer was lost may hold an entry twice
         self.book.asks(decision, at, instant=self.instant)
         for task in decision.tasks:
             size = self.lineage.models[task.base][task.group].size
-            facts = {"task": task.task_id, "base": task.base, "bytes": size}
+            facts = {"task": task.task_id, "base": task.base, "group": task.group, "bytes": size}
             for client in task.clients if task.kind == "train" else ():
                 self.journal.record("asked", at, self.book.version, client, **facts)
 
@@ -137,7 +141,8 @@ class Desk:
             self.journal.record(event, at, self.book.version, client, **facts)
 
     def _retry(self, decision: Retried, at: float) -> None:
-        if decision.number <= self.book.retries:
+        if decision.number <= self.book.rounds[decision.group].retries:
             return
-        self.book.retries_now(at)
-        self.journal.record("retried", at, self.book.version, accepted=len(self.book.accepted))
+        self.book.retries_now(at, decision.group)
+        accepted = self.book.progress(decision.group).accepted
+        self.journal.record("retried", at, self.book.version, accepted=accepted, group=decision.group)

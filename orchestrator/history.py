@@ -33,8 +33,9 @@ class History:
     """A run as its events tell it, and `violations`: one sentence per broken rule.
 
     flying: asked, and neither answered nor given up. pending: admitted and not counted yet; last: what the last version
-    counted, entered: with which weights. tried: clients asked since the round was opened or retried. counted: by
-    (client, base), the version. restated: pending, and the round that is being closed goes without it.
+    counted, entered: with which weights. Of each group, tried: clients asked since its round was opened or retried;
+    merges: the versions at which its model changed. counted: by (client, base, group), the version. restated: pending,
+    and the round that is being closed goes without it.
     """
 
     spec: Rounds = field(default_factory=Rounds)
@@ -49,14 +50,14 @@ class History:
     tasks: set[str] = field(default_factory=set)
     flying: set[Key] = field(default_factory=set)
     answered: set[str] = field(default_factory=set)
-    tried: set[str] = field(default_factory=set)
-    asked: int = 0
-    retries: int = 0
+    tried: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    asked: Counter[str] = field(default_factory=Counter)
+    retries: Counter[str] = field(default_factory=Counter)
     pending: dict[Key, Update] = field(default_factory=dict)
     restated: set[Key] = field(default_factory=set)
     last: dict[Key, Update] = field(default_factory=dict)
-    counted: dict[tuple[str, int], int] = field(default_factory=dict)
-    admitted: set[tuple[str, int]] = field(default_factory=set)
+    counted: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    admitted: set[tuple[str, int, str]] = field(default_factory=set)
     merges: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     lags: Counter[int] = field(default_factory=Counter)
     entered: dict[str, float] = field(default_factory=dict)
@@ -93,20 +94,23 @@ class History:
     def _asked(self, event: Event) -> None:
         key, base = _key(event), int(event.facts["base"])
         task, client = key
+        group = event.facts.get("group", ALL)
         if key in self.tally.fates:
             self.wrong(f"{client} was asked twice for {task}")
         if client in self.held_out or client not in self.clients:
             self.wrong(f"{client} was asked to train, and is {'held out' if client in self.held_out else 'unknown'}")
-        if any(c == client for _, c in self.flying) or client in self.tried or (client, base) in self.admitted:
+        if any(c == client for _, c in self.flying) or client in self.tried[group]:
             self.wrong(f"{client} was asked for {task}, and was not free")
-        if base != self.version or event.version != self.version:
+        if (client, base, group) in self.admitted:
+            self.wrong(f"{client} was asked for {task}, and was not free")
+        if base != max(self.merges[group], default=0) or event.version != self.version:
             self.wrong(f"{client} was asked for {task} from version {base}")
         self.bases[key] = base
         self.tally.mark(key, "asked")
         self.tasks.add(task)
         self.flying.add(key)
-        self.tried.add(client)
-        self.asked += 1
+        self.tried[group].add(client)
+        self.asked[group] += 1
         if len(self.flying) > self.spec.in_flight:
             self.wrong(f"{len(self.flying)} clients were in flight with {task}, at most {self.spec.in_flight} may be")
 
@@ -128,16 +132,16 @@ class History:
         update = Update(base, event.facts.get("group", ALL), float(event.facts["weight"]), self.version)
         lag = self.lag(update, self.version)
         self._becomes(key, event.event)
-        if self.bases.get(key) != base or event.event != ("accepted" if base == self.version else "late"):
+        if self.bases.get(key) != base or event.event != ("late" if lag else "accepted"):
             self.wrong(f"{key[1]} in {key[0]} was {event.event} with base {base}")
         if event.facts["lag"] != lag or lag > self.spec.max_staleness:
             self.wrong(f"{key[1]} in {key[0]} was {event.event} with lag {event.facts['lag']}: it lags {lag}, "
                        f"at most {self.spec.max_staleness} is admitted")  # fmt: skip
         if key[0] not in self.answered:
             self.wrong(f"{key[1]} was {event.event} in {key[0]}, which nobody answered")
-        if (key[1], base) in self.admitted:
+        if (key[1], base, update.group) in self.admitted:
             self.wrong(f"{key[1]} was {event.event} a second time for base {base}")
-        self.admitted.add((key[1], base))
+        self.admitted.add((key[1], base, update.group))
         self.pending[key] = update
 
     def _restated(self, key: Key) -> None:
@@ -149,7 +153,9 @@ class History:
 
     def _rejected(self, event: Event) -> None:
         key = _key(event)
-        if key in self.tally.fates or event.facts["reason"] != "other client":
+        if event.facts["reason"] == "moved" and self.pending.pop(key, None):
+            self.tally.mark(key, "rejected")  # accepted by a group that a merge has ended
+        elif key in self.tally.fates or event.facts["reason"] != "other client":
             self._becomes(key, "rejected")
 
     def _lost(self, event: Event) -> None:
@@ -165,30 +171,33 @@ class History:
             self.tally.mark(key, fate)
 
     def _retried(self, event: Event) -> None:
-        self.retries += 1
-        self.tried.clear()
-        if self.retries > self.spec.retries:
-            self.wrong(f"replacements were asked {self.retries} times, at most {self.spec.retries} are allowed")
+        group = event.facts.get("group", ALL)
+        self.retries[group] += 1
+        self.tried[group].clear()
+        if self.retries[group] > self.spec.retries:
+            self.wrong(f"replacements were asked {self.retries[group]} times, at most {self.spec.retries} are allowed")
 
     def _closed(self, event: Event) -> None:
-        self.last = {key: u for key, u in self.pending.items() if key not in self.restated}
-        self.pending = {key: u for key, u in self.pending.items() if key in self.restated}
+        group = event.facts.get("group", ALL)
+        self.last = {k: u for k, u in self.pending.items() if u.group == group and k not in self.restated}
+        self.pending = {k: u for k, u in self.pending.items() if k not in self.last}
         if event.version != self.version + 1:
             self.wrong(f"version {event.version} was committed next")
-        self._count(event)
-        for group in {update.group for update in self.last.values()}:
-            self.merges[group].append(event.version)
-        self.version, self.asked, self.retries = event.version, 0, 0
-        self.tried.clear()
+        self._count(event, group)
+        for changed in event.facts.get("changed", [group]):
+            self.merges[changed].append(event.version)
+        self.version = event.version
+        for of in (self.asked, self.retries, self.tried):
+            of.pop(group, None)
         self.restated.clear()
 
-    def _count(self, event: Event) -> None:
+    def _count(self, event: Event, group: str) -> None:
         lags, weights, number = Counter[int](), defaultdict[str, float](float), event.version
         for (task, client), update in self.last.items():
             lag = self.lag(update, number - 1)
-            if (client, update.base) in self.counted or lag > self.spec.max_staleness:
+            if (client, update.base, group) in self.counted or lag > self.spec.max_staleness:
                 self.wrong(f"{client} in {task} counts in version {number} with base {update.base} and lag {lag}")
-            self.counted[client, update.base] = number
+            self.counted[client, update.base, group] = number
             lags[lag] += 1
             weights[client] += update.weight * discount(self.spec, lag)
         updates = sorted((client, update.base) for (_, client), update in self.last.items())
@@ -200,7 +209,7 @@ class History:
             self.wrong(f"the weights in version {number} are not those of the accepted updates and their discounts")
         if {int(lag): n for lag, n in event.facts["lags"].items()} != lags:
             self.wrong(f"the lags in version {number} are not those of its updates")
-        if len(self.last) < max(1, min(self.spec.floor, self.asked)) and set(self.merges) <= {ALL}:
+        if len(self.last) < max(1, min(self.spec.floor, self.asked[group])) and set(self.merges) <= {ALL}:
             self.wrong(f"version {number} counts {len(self.last)} updates, and the floor is {self.spec.floor}")
         self.lags += lags
         self.entered = dict(weights)

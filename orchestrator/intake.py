@@ -83,7 +83,7 @@ class Intake:
             if result is None:
                 self._lose(book, task, client, held.due, "no result in the manifest")
             elif task.kind == "train":
-                self._weigh_up(book, task, result, held.due, models[task.group])
+                self._weigh_up(book, task, result, held.due, models.get(task.group, {}))
             elif client in task.clients:
                 self.journal.record("evaluated", held.due, task.base, client, **result.metrics)
 
@@ -92,6 +92,7 @@ class Intake:
         facts: dict[str, object] = {
             "task": task.task_id,
             "base": task.base,
+            "group": task.group,
             "bytes": self._size_of_own(task, result, model),
         }
         if isinstance(found, Rejected):
@@ -105,7 +106,7 @@ class Intake:
         self._keep(book.accepts(task, result, at), found)
         now = book.private.get(result.client)
         self.rubbish.extend({b.key for b in (before, result.private) if b is not None and b != now})
-        event = "accepted" if task.base == book.version else "late"
+        event = "late" if book.lag(task) else "accepted"
         facts |= {"weight": result.weight, "lag": book.lag(task), "metrics": result.metrics}
         self.journal.record(event, at, book.version, result.client, **facts)
 
@@ -126,11 +127,13 @@ class Intake:
     def _admit(self, book: Book, task: Open, result: ClientResult, model: Tensors) -> Tensors | Rejected:
         if book.version >= self.plan.versions:
             return Rejected(reason="run over", detail="the last version is committed")
-        if (result.client, task.base) in book.seen:
+        if (result.client, task.base, task.group) in book.seen:
             return Rejected(reason="counted", detail=f"{result.client} has counted for version {task.base}")
+        if book.has_moved(task, result.client):
+            return Rejected(reason="moved", detail=f"{result.client} is not in {task.group} any more")
         spec, blobs, codec = self.plan.experiment.rounds, self.commits.blobs, self.plan.codec
         if book.lag(task) > spec.max_staleness:
-            return Rejected(reason="too stale", detail=f"lags {book.lag(task)} versions")
+            return Rejected(reason="too stale", detail=f"lags more than {spec.max_staleness} versions")
         run, max_norm = self.commits.run, spec.max_norm
         return admit(result, task, run, model=model, blobs=blobs, codec=codec, max_norm=max_norm)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from infra.blobs import BlobStore
 from orchestrator.book import Book
 from orchestrator.commits import KEEP_EVERY, Commits
+from orchestrator.groups import homes
 from orchestrator.intake import Intake
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
@@ -29,13 +30,14 @@ class Lineage:
     def __init__(self, plan: Plan, blobs: BlobStore, commits: Commits, intake: Intake, journal: Journal) -> None:
         self.plan, self.blobs, self.commits, self.intake, self.journal = plan, blobs, commits, intake, journal
         self.spec = plan.experiment.rounds
-        self.dropped: dict[int, dict[str, BlobRef]] = {}
+        self.dropped: list[str] = []
 
     def load(self, commit: Commit) -> None:
         """Stand where a commit stands."""
         self.commit, self.models = commit, dict(commit.models)
         tensors = {group: self.commits.get_model(blob) for group, blob in self.models[commit.version].items()}
-        self.state = State(tensors=tensors, server=self.commits.get_model(commit.server) if commit.server else {})
+        server = self.commits.get_model(commit.server) if commit.server else {}
+        self.state = State(tensors=tensors, server=server, assignment=commit.assignment)
         self.plan.selector.load(commit.selector)
         self.intake.forget()
         self.journal.events.clear()
@@ -47,16 +49,15 @@ class Lineage:
 
         Returns what stands under that version: this commit, or another loop's.
         """
-        quorum = quorum_at(self.spec, book.progress())
+        waited = self._waited(book, closed, at)
         counted = book.closes(closed)
-        began = time.perf_counter()
-        self.state = self.merge(counted, closed.version)
+        began, before = time.perf_counter(), self.state
+        self.state = self.merge([(a, book.lag(a)) for a in counted], closed.version)
         merged = time.perf_counter()
-        self._enter(book, counted, closed, at, quorum)
-        stored = {
-            group: self.commits.put_model(closed.version + 1, tensors) for group, tensors in self.state.tensors.items()
-        }
-        book.opens(closed.version + 1, at)
+        stored = self._store(before, closed)
+        changed = self._changed(closed, stored)
+        self._enter(book, counted, closed, at, {"changed": sorted(changed), **waited})
+        self._open(book, closed, stored, changed, at)
         self._give_up_stale(book, at)
         self._keep_models(book, stored)
         self.commit = self._snapshot(book, counted, closed, at, cursor)
@@ -68,70 +69,110 @@ class Lineage:
         return standing
 
     @one_thread()
-    def merge(self, counted: list[Accepted], version: int) -> State:
-        """The next state from the counted updates, folded in client order."""
+    def merge(self, counted: list[tuple[Accepted, int]], version: int) -> State:
+        """The next state from the counted updates and their lags, folded in the order given. version: the open one."""
         folds: dict[str, Fold] = {}
-        for a in counted:
+        for a, lag in counted:
             fold = folds.setdefault(a.group, self.plan.method.fold(self.plan.aggregator))
-            fold.add(a.client, self._step(a, version), a.weight, discount(self.spec, version - a.base))
+            fold.add(a.client, self._step(a, lag), a.weight, discount(self.spec, lag))
         folded: Mapping[str, Tensors] = {group: fold.result() for group, fold in folds.items()}
         merged = self.plan.method.merge(self.state, folded, self.spec.server_lr)
         if not all(is_finite(t) for tensors in merged.tensors.values() for t in tensors.values()):
             raise AggregationError(f"version {version + 1} is not finite", hint="lower rounds.server_lr")
+        if nowhere := sorted(set(merged.assignment.values()) - set(merged.tensors)):
+            raise AggregationError(f"version {version + 1} assigns clients to {nowhere[0]!r}, which is no group of it")
         return merged
 
     def tidy(self, book: Book) -> None:
         """Delete what neither a later version nor an open task can refer to."""
         needed = {blob.key for task in book.open.values() for blob in task.private.values()}
-        old = [blob.key for n, models in self.dropped.items() if n % KEEP_EVERY for blob in models.values()]
-        for key in [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *old]:
+        for key in [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *self.dropped]:
             if not key.startswith(OWN) and key not in needed:
                 self.blobs.delete(key)
         self.intake.forget(needed)
 
-    def _step(self, accepted: Accepted, version: int) -> Tensors:
+    def _step(self, accepted: Accepted, lag: int) -> Tensors:
         # A delta as it is, or with `apply: mix` (FedAsync) the way from the current model to base + delta.
         delta = self.intake.tensors(accepted)
-        if self.spec.apply == "delta" or accepted.base == version:
+        if self.spec.apply == "delta" or not lag:
             return delta
         base = self.commits.get_model(self.models[accepted.base][accepted.group])
         current = self.state.tensors[accepted.group]
         return {k: d + base[k] - current[k] if k in base else d for k, d in delta.items()}
 
-    def _enter(self, book: Book, counted: list[Accepted], closed: Closed, at: float, quorum: float | None) -> None:
+    def _waited(self, book: Book, closed: Closed, at: float) -> dict[str, float]:
+        """How long the round was open, to its quorum and beyond. A retry begins it anew for the rule, not for who waits."""
+        quorum, opened = (
+            quorum_at(book.numbers(closed.group), book.progress(closed.group)),
+            book.rounds[closed.group].since,
+        )
+        waited = {} if quorum is None else {"quorum_s": quorum - opened, "grace_s": at - quorum}
+        return {"seconds": at - opened, **waited}
+
+    def _enter(self, book: Book, counted: list[Accepted], closed: Closed, at: float, facts: dict[str, object]) -> None:
         weights: dict[str, float] = {}
         for a in counted:
-            weights[a.client] = weights.get(a.client, 0.0) + a.weight * discount(self.spec, closed.version - a.base)
-        lags = Counter(closed.version - a.base for a in counted)
+            weights[a.client] = weights.get(a.client, 0.0) + a.weight * discount(self.spec, book.lag(a))
+        lags = Counter(book.lag(a) for a in counted)
         book.weighs(weights, lags)
         for a in book.accepted.values():  # it came while the round was being closed, so it counts in the next
-            self.journal.record("late", at, closed.version + 1, a.client, task=a.task_id, base=a.base, bytes=0)
-        opened = self.commit.at  # a retry begins the round anew for the rule, not for who waits
-        waited = {} if quorum is None else {"quorum_s": quorum - opened, "grace_s": at - quorum}
+            if a.group == closed.group:
+                late = {"task": a.task_id, "base": a.base, "group": a.group, "lag": book.lag(a) + 1, "bytes": 0}
+                self.journal.record("late", at, closed.version + 1, a.client, **late)
         self.journal.record(
-            "closed", at, closed.version + 1, counted=len(counted), late=len(counted) - lags[0],
-            updates=[(a.client, a.base) for a in counted],
-            without=closed.without, seconds=at - opened, weights=weights, lags=lags, **waited,
+            "closed", at, closed.version + 1, group=closed.group, counted=len(counted), late=len(counted) - lags[0],
+            updates=[(a.client, a.base) for a in counted], without=closed.without, weights=weights, lags=lags, **facts,
         )  # fmt: skip
+
+    def _store(self, before: State, closed: Closed) -> dict[str, BlobRef]:
+        """The model of each group at the next version. One that nothing has touched is not written again, but for the
+        versions that are kept for good: each of those has its own."""
+        version, now = closed.version + 1, self.models[closed.version]
+        untouched = {g for g, t in self.state.tensors.items() if g != closed.group and t is before.tensors.get(g)}
+        return {
+            group: now[group]
+            if group in untouched and version % KEEP_EVERY
+            else self.commits.put_model(version, tensors)
+            for group, tensors in self.state.tensors.items()
+        }
+
+    def _changed(self, closed: Closed, stored: dict[str, BlobRef]) -> set[str]:
+        """The groups whose model is another one now: the one that closed, and others that its merge made or moved."""
+        now = self.models[closed.version]
+        return {g for g, ref in stored.items() if g == closed.group or g not in now or ref.sha256 != now[g].sha256}
+
+    def _open(self, book: Book, closed: Closed, stored: dict[str, BlobRef], changed: set[str], at: float) -> None:
+        touched, clients = changed - {closed.group}, [c for d in self.commit.descriptions for c in d.clients]
+        book.opens(closed.version + 1, at, closed.group)
+        for a in book.regroups(homes(clients, self.state.assignment, stored), stored, touched, at):
+            self.intake.rubbish.append(a.update.key)
+            facts = {"task": a.task_id, "base": a.base, "group": a.group, "bytes": 0, "reason": "moved"}
+            self.journal.record("rejected", at, book.version, a.client, **facts, detail=f"{a.group} is gone")
 
     def _give_up_stale(self, book: Book, at: float) -> None:
         for task in book.stale():
+            reason = "too stale" if book.lag(task) > self.spec.max_staleness and task.group in book.rounds else "moved"
             book.expires_now(task.task_id)
             for client in task.clients:
-                facts = {"task": task.task_id, "base": task.base, "reason": "too stale"}
+                facts = {"task": task.task_id, "base": task.base, "reason": reason}
                 self.journal.record("lost", at, book.version, client, **facts)
 
     def _keep_models(self, book: Book, stored: dict[str, BlobRef]) -> None:
-        needed = {o.base for o in book.open.values()}
-        old = [n for n in self.models if n < book.version - self.spec.max_staleness and n not in needed]
-        self.dropped = {n: self.models.pop(n) for n in old}
-        self.models[book.version] = stored
+        was = {**self.models, book.version: stored}
+        needed = {(base, group) for group, r in book.rounds.items() for base in r.bases}
+        needed |= {(o.base, o.group) for o in book.open.values()} | {(book.version, group) for group in stored}
+        kept = {n: {g: ref for g, ref in of.items() if (n, g) in needed} for n, of in was.items()}
+        self.models = {n: of for n, of in kept.items() if of}
+        used = {ref.key for of in self.models.values() for ref in of.values()}
+        old = [ref.key for n, of in was.items() if n % KEEP_EVERY for ref in of.values()]
+        self.dropped = sorted(set(old) - used)
 
     def _snapshot(self, book: Book, counted: list[Accepted], closed: Closed, at: float, cursor: str) -> Commit:
         server = self.commits.put_model(book.version, self.state.server) if self.state.server else None
         return Commit(
             **book.dump(),
             run=self.commit.run, at=at, setting=self.commit.setting, descriptions=self.commit.descriptions,
+            assignment=dict(self.state.assignment),
             models=self.models, server=server, counted=tuple(counted), without=closed.without,
             selector=self.plan.selector.dump(), cursor=cursor,
             journal=self.commits.put_journal(book.version, self.journal.events),

@@ -5,14 +5,14 @@ it per run (orchestrator.tenure).
 """
 
 from collections.abc import Callable
-from random import Random
 
 from pydantic import ValidationError
 
 from infra.clock import VirtualClock
 from infra.runtime import Runtime
 from infra.stream import START, Entry
-from orchestrator import orders, rounds
+from orchestrator import rounds
+from orchestrator.asking import Asking
 from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.desk import Desk
@@ -24,7 +24,6 @@ from orchestrator.post import Post
 from orchestrator.simulate import Simulator
 from orchestrator.tenure import EVERY_S, Tenure
 from orchestrator.vigil import Vigil
-from schemas.base import derive
 from schemas.errors import QuorumError
 from schemas.log import Closed, Commit, Decision, Event, read_entry
 from schemas.messages import Manifest, TaskFailure
@@ -45,6 +44,7 @@ class Loop:
         self.lineage = Lineage(plan, runtime.blobs, commits, self.intake, self.journal)
         post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual)
+        self.asking = Asking(plan, self.lineage, self.desk, self.clock)
         self.failed: dict[str, TaskFailure] = {}
         self.vigil = Vigil(self.run, runtime.state, simulator)
 
@@ -62,13 +62,13 @@ class Loop:
         Raises QuorumError, LeaseLost, Cancelled, and what stores and bus raise.
         """
         self.replay()
-        self.evaluate()
+        self.asking.evaluate()
         while self.book.version < self.plan.versions:
             self.absorb()
             self.turn()
-            self.evaluate()
+            self.asking.evaluate()
         while any(o.kind == "evaluate" for o in self.book.open.values()):
-            self.listen(self.book.progress().next_expiry)
+            self.listen(self.book.next_expiry())
 
     def replay(self) -> None:
         """Take in the stream behind the commit without sending anything; then send what may not have been sent."""
@@ -89,47 +89,36 @@ class Loop:
         self.desk.send(self.book.unsent())
 
     def turn(self) -> None:
-        """Ask, or do what the round rule says. Raises QuorumError.
+        """Do what the round rule says for one of the groups; if it has none of them do anything, listen."""
+        waits = []
+        for group in self.book.turns():
+            until = self.act(group)
+            if until is None:
+                return
+            waits.append(until)
+        self.listen(min(waits))
+
+    def act(self, group: str) -> float | None:
+        """Ask, or do what the round rule says for a group; or until when to wait. Raises QuorumError.
 
         A round that can close does so before anyone else is asked; but one that has just opened asks first.
         """
-        if self.spec.refill == "at_close" and self.ask():
-            return
-        verdict = rounds.decide(self.spec, self.book.progress(), self.clock.now())
-        if isinstance(verdict, rounds.Close):
-            self.close()
-        elif self.ask():
-            return
-        elif isinstance(verdict, rounds.Abort):
-            self.retry()
-        else:
-            self.listen(verdict.until)
-
-    # --- asking
-
-    def ask(self) -> bool:
-        """Ask as many free clients as the round rule allows; whether that was a decision."""
-        budget = self.book.budget()
-        free = self.book.free(orders.sites(self.lineage.commit)) if budget else []
-        if not budget or (not free and self.spec.refill == "at_arrival"):
-            return False
-        random = Random(derive(self.plan.experiment.seed, self.book.version, "select", self.book.batches))
-        picked = [c for c in dict.fromkeys(self.plan.selector.pick(free, budget, random)) if c in free][:budget]
-        if not picked and self.spec.refill == "at_arrival":
-            return False
-        state, commit = self.lineage.state, self.lineage.commit
-        self.desk.ask(orders.training(self.book, commit, state, picked, self.clock.now()))
-        return True
-
-    def evaluate(self) -> None:
-        """Ask for an evaluation of the current version if it is due and not asked. It never blocks the next one."""
-        version, spec = self.book.version, self.plan.experiment.evaluate
-        last = version == self.plan.versions
-        if not (version == 0 or (last and spec.final) or (spec.every and version % spec.every == 0)):
-            return
-        tasks = orders.evaluation(self.book, self.lineage.commit, self.clock.now())
-        if new := tuple(t for t in tasks if not self.book.knows(t)):
-            self.desk.ask(new)
+        if self.spec.refill == "at_close" and self.asking.train(group):
+            return None
+        progress = self.book.progress(group)
+        verdict = rounds.decide(self.book.numbers(group), progress, self.clock.now())
+        if isinstance(verdict, rounds.Wait | rounds.Abort) and self.asking.train(group):
+            return None
+        match verdict:
+            case rounds.Wait():
+                return verdict.until
+            case rounds.Close():
+                self.close(group)
+            case rounds.Abort() if not progress.in_flight and self.book.slots() <= 0:
+                return progress.next_expiry  # the other groups hold every slot, so nobody of this one could be asked
+            case rounds.Abort():
+                self.retry(group)
+        return None
 
     # --- listening
 
@@ -207,20 +196,22 @@ class Loop:
 
     # --- closing
 
-    def retry(self) -> None:
+    def retry(self, group: str) -> None:
         """Too few updates: ask replacements, or give up. Raises QuorumError."""
-        if self.book.retries >= self.spec.retries:
+        spec, now = self.book.numbers(group), self.book.rounds[group]
+        if now.retries >= spec.retries:
             raise QuorumError(
-                f"version {self.book.version + 1} of run {self.run} got {len(self.book.accepted)} updates, at least "
-                f"{self.spec.floor} are needed, and asking {self.spec.retries} times more did not help",
+                f"version {self.book.version + 1} of run {self.run} got {self.book.progress(group).accepted} updates, "
+                f"at least {spec.floor} are needed, and asking {spec.retries} times more did not help",
                 hint="lower rounds.floor, raise rounds.deadline_s, or see in the ledger which clients are lost",
             )
-        self.desk.retry()
+        self.desk.retry(group)
 
-    def close(self) -> None:
-        """End the round and commit the next version."""
-        counted = tuple((a.task_id, a.client) for a in self.book.accepted.values())
-        decision = Closed(version=self.book.version, counted=counted, without=self.book.without())
+    def close(self, group: str) -> None:
+        """End the round of a group and commit the next version."""
+        counted = tuple((a.task_id, a.client) for a in self.book.accepted.values() if a.group == group)
+        without = self.book.without(group)
+        decision = Closed(version=self.book.version, group=group, counted=counted, without=without)
         self.commit(decision, self.desk.log(decision))
 
     def commit(self, closed: Closed, at: float) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from orchestrator.book import Book
 from schemas.log import Commit, Open
 from schemas.messages import ALL, BlobRef
-from workers.method import State
 
 
 def sites(commit: Commit) -> dict[str, str | None]:
@@ -16,27 +15,32 @@ def sites(commit: Commit) -> dict[str, str | None]:
     return {client: d.site for d in commit.descriptions for client, split in d.clients.items() if split.train}
 
 
-def training(book: Book, commit: Commit, state: State, picked: Iterable[str], now: float) -> tuple[Open, ...]:
-    """A training task for each picked client, from the current model of its group."""
-    site_of, version = sites(commit), book.version
+def training(book: Book, commit: Commit, picked: Iterable[str], now: float, group: str = ALL) -> tuple[Open, ...]:
+    """A training task for each picked client of a group, from the group's current model."""
+    site_of, base = sites(commit), book.rounds[group].base
     return tuple(
         Open(
-            task_id=f"v{version}-{client}-{book.seq + i}", kind="train", base=version, clients=(client,), attempt=1,
-            group=state.assignment.get(client, ALL), site=site_of[client], asked_at=now,
-            private=_private(book, [client]),
+            task_id=f"v{base}-{client}-{book.seq + i}", kind="train", base=base, clients=(client,), attempt=1,
+            group=group, site=site_of[client], asked_at=now, private=_private(book, [client]),
         )
         for i, client in enumerate(picked)
     )  # fmt: skip
 
 
 def evaluation(book: Book, commit: Commit, now: float) -> tuple[Open, ...]:
-    """An evaluation of the current version by everyone, held-out owners included: one task per site."""
+    """An evaluation of the current version by everyone, held-out owners included: one task per site and group."""
     return tuple(
-        Open(
-            task_id=f"v{book.version}-evaluate-{d.site or 'pool'}", kind="evaluate", base=book.version, attempt=1,
-            clients=(*d.clients, *d.held_out), site=d.site, asked_at=now, private=_private(book, d.clients),
-        )
+        _evaluation(book, d.site, group, [c for c in (*d.clients, *d.held_out) if book.group_of(c) == group], now)
         for d in commit.descriptions
+        for group in sorted({book.group_of(c) for c in (*d.clients, *d.held_out)})
+    )
+
+
+def _evaluation(book: Book, site: str | None, group: str, clients: list[str], now: float) -> Open:
+    name = f"v{book.version}-evaluate-{site or 'pool'}" + (f"-{group}" if group != ALL else "")
+    return Open(
+        task_id=name, kind="evaluate", base=book.version, attempt=1, clients=tuple(clients), group=group, site=site,
+        asked_at=now, private=_private(book, clients),
     )  # fmt: skip
 
 

@@ -73,6 +73,12 @@ def decide(spec: Rounds, progress: Progress, now: float) -> Verdict:
     return Wait(min(deadline, progress.next_expiry, *([reached + spec.grace_s] if reached is not None else [])))
 
 
+def share(spec: Rounds, size: int, total: int) -> Rounds:
+    """The numbers of a group that has `size` of `total` clients: in proportion, rounded half up, at least 1 each."""
+    counts = {"in_flight": spec.in_flight, "quorum": spec.quorum, "floor": spec.floor}
+    return spec.model_copy(update={k: max(1, (2 * n * size + total) // (2 * total)) for k, n in counts.items()})
+
+
 def discount(spec: Rounds, lag: int) -> float:
     """Weight of an update that lags `lag` merges of its group: 1 for none, never growing, in (0, 1]."""
     return spec.staleness.of(lag)

@@ -25,6 +25,8 @@ from schemas.errors import BlobCorrupt, BlobMissing, BusError, CodecError, RunFa
 from schemas.experiment import Setting
 from schemas.log import Commit, Event, Open
 from schemas.messages import ALL, BlobRef, Description, Manifest, TaskFailure
+from workers.method import State
+from workers.pipeline import read_assignment
 from workers.tensors import Tensors, is_finite, unpack
 
 ATTEMPTS = 3
@@ -65,13 +67,14 @@ class Start:
         }
         self.journal.record("described", self.clock.now(), 0, **facts)
         ref = self.commits.put_setting(canonical(setting))
-        models = {group: self.commits.put_model(0, tensors) for group, tensors in self.init(ref, descriptions).items()}
+        state = self.init(ref, descriptions)
+        models = {group: self.commits.put_model(0, tensors) for group, tensors in state.tensors.items()}
         self.tenure.keep(0)  # so that a store without this value is one that was emptied
         return self.commits.write(
             Commit(
                 run=self.run, version=0, at=self.clock.now(), setting=ref, descriptions=descriptions,
-                models={0: models}, cursor=self.cursor, selector=self.plan.selector.dump(),
-                journal=self.commits.put_journal(0, self.journal.events),
+                models={0: models}, assignment=dict(state.assignment), cursor=self.cursor,
+                selector=self.plan.selector.dump(), journal=self.commits.put_journal(0, self.journal.events),
             )
         )  # fmt: skip
 
@@ -111,17 +114,21 @@ class Start:
                             hint="the owners must agree on one spelling")  # fmt: skip
         return Setting(experiment=self.plan.experiment, classes=classes, fingerprint=prints[0])
 
-    def init(self, setting: BlobRef, descriptions: tuple[Description, ...]) -> dict[str, Tensors]:
-        """The tensors of version 0 per group, made by a worker because it has the backbone."""
+    def init(self, setting: BlobRef, descriptions: tuple[Description, ...]) -> State:
+        """Version 0: the tensors per group and who is in which, made by a worker because it has the backbone."""
         task = self._task("init", descriptions[0].site)
         answers = self.exchange([task], setting)
         if task.task_id not in answers:
             raise RunFailed(f"run {self.run}: nobody made version 0: {self.runtime.bus.waiting(task.site)}")
-        groups: dict[str, Tensors] = {ALL: {}}
-        for name, tensor in self._read_state(answers[task.task_id]).items():
+        named, assignment = self._read_state(answers[task.task_id])
+        groups: dict[str, Tensors] = {}
+        for name, tensor in named.items():
             group, _, key = name.partition("/")
             groups.setdefault(group, {})[key] = tensor
-        return groups
+        groups = groups or {ALL: {}}
+        if nowhere := sorted(set(assignment.values()) - set(groups)):
+            raise RunFailed(f"run {self.run}: version 0 assigns clients to {nowhere[0]!r}, which is no group of it")
+        return State(tensors=groups, assignment=assignment)
 
     def exchange(self, tasks: list[Open], setting: BlobRef) -> dict[str, Manifest]:
         """Send tasks and wait, at most `start_s`, for their manifests. What is in the stream already is not sent."""
@@ -213,15 +220,16 @@ class Start:
             raise RunFailed(f"run {self.run}: {site or 'the pool'} described itself as {found.site or 'the pool'}")
         return found
 
-    def _read_state(self, manifest: Manifest) -> Tensors:
+    def _read_state(self, manifest: Manifest) -> tuple[Tensors, dict[str, str]]:
         try:
-            tensors = unpack(self.runtime.blobs.get(manifest.outputs["state"]))
+            data = self.runtime.blobs.get(manifest.outputs["state"])
+            tensors, assignment = unpack(data), read_assignment(data)
         except (CodecError, BlobMissing, BlobCorrupt) as e:
             raise RunFailed(f"run {self.run}: version 0 is unreadable: {e}") from None
         odd = sorted(k for k, t in tensors.items() if t.dtype != torch.float32 or not is_finite(t))
         if odd:
             raise RunFailed(f"run {self.run}: version 0 holds numbers that are not finite float32 in {odd[0]}")
-        return tensors
+        return tensors, assignment
 
     def _task(self, kind: str, site: str | None) -> Open:
         facts = {"task_id": _task_id(kind, site), "kind": kind, "site": site, "asked_at": self.clock.now()}

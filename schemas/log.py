@@ -54,11 +54,12 @@ class Held(Frozen):
 class Asked(Frozen):
     """The loop asks these tasks, all or none of them. `version`, here and below: the open one, when it was decided.
 
-    batch: how often clients had been asked to train since that version opened.
+    batch: how often clients of the group had been asked to train since its round opened.
     """
 
     kind: Literal["asked"] = "asked"
     version: NonNegativeInt
+    group: str = ALL
     batch: NonNegativeInt = 0
     tasks: tuple[Open, ...]
 
@@ -103,14 +104,16 @@ class Retried(Frozen):
 
     kind: Literal["retried"] = "retried"
     version: NonNegativeInt
+    group: str = ALL
     number: int = Field(ge=1)
 
 
 class Closed(Frozen):
-    """The round is over: these updates make `version + 1`. Whatever else arrives belongs to a later one."""
+    """The round of a group is over: these updates make `version + 1`. Whatever else arrives belongs to a later one."""
 
     kind: Literal["closed"] = "closed"
     version: NonNegativeInt
+    group: str = ALL
     counted: tuple[tuple[str, Name], ...]
     without: tuple[Name, ...]
 
@@ -143,6 +146,28 @@ class Share(Frozen):
     weight: float = 0.0
 
 
+class Round(Frozen):
+    """The open round of one group. Times of the run's clock.
+
+    bases: the versions at which the group's model changed, oldest first, as far back as an admissible task may start
+    from; tasks start from the last one. since: when the round opened; opened_at: when it opened or was last retried.
+    asked: clients asked in it, in how many batches. tried: those asked since it was opened or retried.
+    """
+
+    bases: tuple[NonNegativeInt, ...] = (0,)
+    since: float = 0.0
+    opened_at: float = 0.0
+    asked: NonNegativeInt = 0
+    batches: NonNegativeInt = 0
+    retries: NonNegativeInt = 0
+    tried: tuple[Name, ...] = ()
+
+    @property
+    def base(self) -> int:
+        """The version that tasks of the group start from."""
+        return self.bases[-1]
+
+
 class Event(Frozen):
     """One line of the journal. at: the run's clock, wall: Unix seconds. What the facts mean depends on the event."""
 
@@ -158,7 +183,8 @@ class Commit(Frozen):
     """A committed version: `versions/{n}.json`, written once.
 
     models: of this and the recent versions that an admissible task may start from. finished: answered tasks and
-    their bases; seen: (client, base) that have counted, both as far back as an answer could still be admitted.
+    their bases; seen: (client, base, group) that have counted, both as far back as an answer could still be admitted.
+    assignment: the group of each client, as the method says. rounds: those of the groups that go on.
     accepted: admitted, but for a later version. cursor: the last entry of the stream that this commit has taken in.
     seq: number of training tasks so far. staleness: {lag: updates counted}.
     """
@@ -179,7 +205,9 @@ class Commit(Frozen):
     held: tuple[Held, ...] = ()
     accepted: tuple[Accepted, ...] = ()
     finished: dict[str, int] = {}
-    seen: tuple[tuple[Name, int], ...] = ()
+    seen: tuple[tuple[Name, int, str], ...] = ()
+    assignment: dict[Name, str] = {}
+    rounds: dict[str, Round] = {}
     ledger: dict[Name, Share] = {}
     selector: dict[str, Any] = {}
     staleness: dict[int, int] = {}

@@ -27,13 +27,13 @@ from workers.data.owners import Owner
 from workers.failure import failure, without_urls
 from workers.letters import opened
 from workers.method import Client, Examples, Method
-from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
+from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_state, write_update
 from workers.place import Place, Site, part
 from workers.plugins import load
 from workers.private import PoolPrivate, Private, SitePrivate
 from workers.reach import Reach
 from workers.setting import Setting
-from workers.tensors import Tensors, pack
+from workers.tensors import Tensors
 from workers.training import accuracy, one_thread
 
 BEAT_S, LEASE_S = 1.0, 3.0
@@ -169,8 +169,7 @@ class Worker:
         state = method.init(setting)
         if state.server:
             raise ConfigError(f"{type(method).__name__} starts with server tensors, which version 0 cannot hold")
-        named = {f"{group}/{name}": t for group, tensors in state.tensors.items() for name, t in tensors.items()}
-        return Answer(outputs={"state": self._reach.upload(task.outputs["state"], pack(named))[0]})
+        return Answer(outputs={"state": self._reach.upload(task.outputs["state"], write_state(state))[0]})
 
     def _send(self, slot: ClientSlot, data: bytes) -> ClientResult:
         # What lies under the key counts: an earlier attempt may have died between its upload and its report.

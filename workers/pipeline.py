@@ -13,16 +13,17 @@ from typing import Protocol
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.base import canonical
+from schemas.base import Name, canonical
 from schemas.errors import CodecError
 from schemas.messages import BlobRef
-from workers.method import Client, Update
+from workers.method import Client, State, Update
 from workers.tensors import Tensors, metadata, pack, unpack
 
 RESIDUAL = "residual."
 """Private tensors under this prefix are what a lossy codec has kept back so far. Methods may not use it."""
 
 _METRICS: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
+_ASSIGNMENT: TypeAdapter[dict[Name, str]] = TypeAdapter(dict[Name, str])
 _PRIVATE: TypeAdapter[BlobRef | None] = TypeAdapter(BlobRef | None)
 
 
@@ -127,3 +128,17 @@ def read_label(data: bytes) -> Label:
     if not all(math.isfinite(v) for v in label.metrics.values()):
         raise CodecError("the update's label holds a metric that is not finite")
     return label
+
+
+def write_state(state: State) -> bytes:
+    """The blob of a method's version 0: tensors as `<group>/<name>`, and who is in which group."""
+    named = {f"{group}/{name}": t for group, tensors in state.tensors.items() for name, t in tensors.items()}
+    return pack(named, {"assignment": canonical(dict(state.assignment)).decode()})
+
+
+def read_assignment(data: bytes) -> dict[str, str]:
+    """Which client is in which group, of the blob of a version 0. Raises CodecError."""
+    try:
+        return _ASSIGNMENT.validate_json(metadata(data).get("assignment", "{}"))
+    except ValidationError:
+        raise CodecError("the groups of the clients are not understood") from None

@@ -127,7 +127,7 @@ def _mixed(root: Path, *, apply: str, alpha: float, tau: int, staleness: Any = "
     data = write_update({"w": torch.tensor([12.0 - 4.0])}, Label("a", 3.0, {}, None, 0))
     update = commits.blobs.put(keys.upload("r", "updates", task, 1, "a"), data)
     accepted = Accepted(task_id=task, client="a", base=5 - tau, update=update, weight=3.0, at=1.0)
-    return lineage.merge([accepted], 5).tensors[ALL]["w"].item()
+    return lineage.merge([(accepted, tau)], 5).tensors[ALL]["w"].item()
 
 
 def _put(commits: Commits, value: float) -> BlobRef:

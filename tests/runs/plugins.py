@@ -10,8 +10,10 @@ import torch
 
 from schemas.base import Frozen
 from workers.data.images import Images, Indices
-from workers.method import Client, Update
+from workers.method import Client, State, Update
 from workers.methods.fedclip import FedClip
+from workers.setting import Setting
+from workers.tensors import Tensors
 
 
 class Only:
@@ -64,3 +66,33 @@ class Poisoned(FedClip):
         if client.name != self.client:
             return update
         return replace(update, tensors={k: torch.full_like(t, torch.nan) for k, t in update.tensors.items()})
+
+
+class Halves(FedClip):
+    """FedCLIP in two groups, `left` and `right`, of which each has a gate of its own."""
+
+    class Params(FedClip.Params):
+        """right: who begins there. moves: {merge: who changes sides then}. joined: the merge that ends `right`."""
+
+        right: tuple[str, ...]
+        moves: dict[int, str] = {}
+        joined: int = 0
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(FedClip.Params())
+        self.sides = params
+
+    def init(self, setting: Setting) -> State:
+        gate = super().init(setting).tensors["all"]
+        sides = {group: {name: t.clone() for name, t in gate.items()} for group in ("left", "right")}
+        return State(tensors=sides, assignment=dict.fromkeys(self.sides.right, "right"))
+
+    def merge(self, state: State, folded: Mapping[str, Tensors], server_lr: float) -> State:
+        merged = super().merge(state, folded, server_lr)
+        merges = state.server.get("merges", torch.zeros(1)) + 1
+        assignment, tensors = dict(merged.assignment), dict(merged.tensors)
+        if mover := self.sides.moves.get(int(merges)):
+            assignment[mover] = "left" if assignment.get(mover) == "right" else "right"
+        if int(merges) == self.sides.joined:
+            tensors, assignment = {"left": tensors["left"]}, {}
+        return State(tensors=tensors, server={"merges": merges}, assignment=assignment)

@@ -25,6 +25,11 @@ MODES = {
     "fedbuff": {"rounds": FEDBUFF, "simulate": SLOW},
     "fedbuff at once": {"rounds": FEDBUFF},
     "fedasync": {"rounds": FEDASYNC, "simulate": SLOW},
+    "groups": {
+        "rounds": {**FEDBUFF, "versions": 8},
+        "simulate": SLOW,
+        "method": {"name": "tests.runs.plugins:Halves", "params": {"right": ["noisy-0"], "moves": {"3": "noisy-0"}}},
+    },
 }
 
 

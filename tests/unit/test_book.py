@@ -12,7 +12,7 @@ from orchestrator.book import Book
 from schemas.errors import AggregationError
 from schemas.experiment import Rounds
 from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Share
-from schemas.messages import BlobRef, ClientResult, Manifest
+from schemas.messages import ALL, BlobRef, ClientResult, Manifest
 
 SLOW = (HealthCheck.too_slow,)
 """A busy machine is no fault of the code."""
@@ -362,7 +362,9 @@ class Life(RuleBasedStateMachine):
             self._fate(task, client, data.draw(st.sampled_from(["accepted", "rejected", "lost"])))
 
     def _fate(self, task: Open, client: str, fate: str) -> None:
-        admissible = self.book.lag(task) <= self.book.spec.max_staleness and (client, task.base) not in self.book.seen
+        admissible = (
+            self.book.lag(task) <= self.book.spec.max_staleness and (client, task.base, ALL) not in self.book.seen
+        )
         if fate == "lost":
             self.book.loses(client)
         elif fate == "accepted" and admissible:
@@ -459,4 +461,4 @@ def test_a_client_counts_once_for_a_base_whatever_is_asked_twice() -> None:
     (task,) = _ask(book, "ann")
     _accept(book, task)
     _close(book)
-    assert ("ann", 0) in book.seen and ("ann", 0) in Book.of(_spec(), _snapshot(book)).seen
+    assert ("ann", 0, ALL) in book.seen and ("ann", 0, ALL) in Book.of(_spec(), _snapshot(book)).seen

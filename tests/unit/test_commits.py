@@ -15,7 +15,7 @@ from orchestrator.lineage import Lineage
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
 from schemas.errors import BlobError, BlobMissing
-from schemas.log import Accepted, Commit, Event, Final, Held, Open, Share
+from schemas.log import Accepted, Commit, Event, Final, Held, Open, Round, Share
 from schemas.messages import ALL, BlobRef, Description, Manifest, Split
 from tests.toys import experiment
 from workers.pipeline import Label, write_update
@@ -70,7 +70,9 @@ def test_a_commit_is_read_back_as_it_was_written(commits: Commits) -> None:
         expired=(task.model_copy(update={"task_id": "v2-a-0", "started_at": 1.0, "sent": True}),),
         held=(Held(due=4.0, manifest=Manifest(run=RUN, task_id="v3-a-1", attempt=1, worker="w", seconds=0.1)),),
         finished={"v2-a-0": 2},
-        seen=(("a", 2),),
+        seen=(("a", 2, ALL),),
+        assignment={"a": ALL},
+        rounds={ALL: Round(bases=(1, 2, 3), since=3.0, opened_at=4.0, asked=2, batches=1, retries=1, tried=("a",))},
         ledger={"a": Share(asked=2, accepted=1, weight=0.1)},
         selector={"turn": 3},
         staleness={0: 4, 2: 1},
@@ -244,4 +246,4 @@ def test_mixing_and_adding_agree_only_for_a_fresh_update(
     models = {5 - lag: {ALL: _model(commits, 4.0)}, 5: {ALL: _model(commits, 10.0)}}
     lineage.load(_commit(commits, 5, models=models))
     accepted = _accepted(commits, {"w": torch.tensor([8.0])}, 5 - lag)
-    assert lineage.merge([accepted], 5).tensors[ALL]["w"].tolist() == pytest.approx([expected])
+    assert lineage.merge([(accepted, lag)], 5).tensors[ALL]["w"].tolist() == pytest.approx([expected])
