@@ -101,11 +101,9 @@ class Lineage:
         return {k: d + base[k] - current[k] if k in base else d for k, d in delta.items()}
 
     def _waited(self, book: Book, closed: Closed, at: float) -> dict[str, float]:
-        """How long the round was open, to its quorum and beyond. A retry begins it anew for the rule, not for who waits."""
-        quorum, opened = (
-            quorum_at(book.numbers(closed.group), book.progress(closed.group)),
-            book.rounds[closed.group].since,
-        )
+        """How long the round was open, and to its quorum: for those who wait, a retry does not begin it anew."""
+        numbers, opened = book.numbers(closed.group), book.rounds[closed.group].since
+        quorum = quorum_at(numbers, book.progress(closed.group))
         waited = {} if quorum is None else {"quorum_s": quorum - opened, "grace_s": at - quorum}
         return {"seconds": at - opened, **waited}
 
