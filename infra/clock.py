@@ -16,6 +16,9 @@ class Clock(Protocol):
     def restart(self) -> None:
         """A loop begins again in this process."""
 
+    def catch_up(self, moment: float) -> None:
+        """Be at least there: an earlier life of the loop has been."""
+
 
 class WallClock:
     """Unix time that a change of the system's clock does not move: read once, then counted monotonically."""
@@ -33,6 +36,10 @@ class WallClock:
 
     def restart(self) -> None:
         """Nothing: this time passes by itself."""
+
+    def catch_up(self, moment: float) -> None:
+        """Set this clock forward, if the system's has gone back since that life. A machine that was off is no jump."""
+        self._offset += max(0.0, moment - self.now())
 
 
 class VirtualClock:
@@ -52,3 +59,7 @@ class VirtualClock:
     def restart(self) -> None:
         """Back to the start of the run: the loop goes on to its last commit, and lives on from there as it did."""
         self._now = 0.0
+
+    def catch_up(self, moment: float) -> None:
+        """Be there at once."""
+        self.wait(moment)

@@ -6,6 +6,7 @@ Everything here may be lost; the loop finds its truth in the object store.
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import redis
 from redis import exceptions as errors
@@ -13,7 +14,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from infra.state import Answer
-from schemas.errors import StoreError, StoreUnavailable
+from schemas.errors import SettingsError, StoreError, StoreUnavailable
 
 # One step: is the lease still mine, keep the value, extend the lease. Repeated after a lost answer it does the same
 # again, so the caller still hears `mine`. An absent lease is told apart from another owner's.
@@ -26,11 +27,26 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 'mine'
 """
 
+# A repeated call of mine finds my own name: the first one took effect although its answer was lost. A lease that lasts
+# longer than any is given was left behind by a clock that went back: whoever owns it extends it within a second.
+_ACQUIRE = """
+local owner = redis.call('GET', KEYS[1])
+if not owner or owner == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 _NOT_NOW = (errors.OutOfMemoryError, errors.ReadOnlyError, errors.ClusterDownError, errors.TryAgainError)
 """Answers of a server that is full, changes its master, or comes up: it may answer otherwise later. So may one whose
 log cannot be written (MISCONF)."""
+
+OLDEST = 7
+"""The first major version of Redis that will do. Valkey says that it is Redis 7."""
 
 SOCKET_TIMEOUT_S = 5.0
 """Longest wait for an answer. Blocking reads must be shorter."""
@@ -47,6 +63,26 @@ def client(url: str) -> redis.Redis:
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
     )
+
+
+def connected(url: str) -> redis.Redis:
+    """A client whose server has answered, and is new enough. Raises StoreError, SettingsError."""
+    with failing("state"):
+        found = client(url)
+        try:
+            found.ping()
+            said: Any = found.info("server")
+        except errors.NoPermissionError:
+            return found  # an account that may not ask
+        except errors.ResponseError as e:
+            if "HELLO" not in str(e):
+                raise
+            said = {"redis_version": "5"}  # older than the handshake of the client
+    version = str(said.get("redis_version", ""))
+    if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) < OLDEST:
+        hint = "QUORATE_STATE and QUORATE_BUS name it"
+        raise SettingsError(f"Redis {version} is too old: {OLDEST} or newer, or Valkey, is needed", hint=hint)
+    return found
 
 
 def key(run: str, *parts: str) -> str:
@@ -76,19 +112,15 @@ class RedisState:
     """StateStore on one Redis."""
 
     def __init__(self, url: str) -> None:
-        with failing("state"):
-            self._redis = client(url)
-            self._redis.ping()
+        self._redis = connected(url)
+        self._acquire = self._redis.register_script(_ACQUIRE)
         self._save = self._redis.register_script(_SAVE)
         self._release = self._redis.register_script(_RELEASE)
 
     def acquire(self, run: str, owner: str, ttl_s: float) -> bool:
         """As StateStore."""
         with failing("lease"):
-            if self._redis.set(key(run, "lease"), owner, nx=True, px=_ms(ttl_s)):
-                return True
-        # A repeated call of mine finds my own name: the first one took effect although its answer was lost.
-        return self.save(run, owner, ttl_s) == "mine"
+            return bool(self._acquire(keys=[key(run, "lease")], args=[owner, _ms(ttl_s)]))
 
     def save(self, run: str, owner: str, ttl_s: float, value: str | None = None) -> Answer:
         """As StateStore."""

@@ -31,17 +31,25 @@ def quorate() -> None:
 @click.argument("experiment", type=FILE, required=False)
 @click.option("--name", help="Start or continue the run of this name.")
 @click.option("--resume", metavar="RUN", help="Take a run over from its last commit, as soon as its lease is free.")
+@click.option("--standby", is_flag=True, help="With --resume: wait for that as long as it takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout and nothing else.")
 @SET
-def run(
-    experiment: Path | None, name: str | None, resume: str | None, as_json: bool, overrides: tuple[str, ...]
+def run(  # noqa: PLR0917 (click names each)
+    experiment: Path | None,
+    name: str | None,
+    resume: str | None,
+    standby: bool,
+    as_json: bool,
+    overrides: tuple[str, ...],
 ) -> None:
     """Run an EXPERIMENT to its end; the result is in runs/NAME."""
     from orchestrator import command  # noqa: PLC0415
 
     if (experiment is None) == (resume is None):
         raise ConfigError("give an experiment file, or --resume RUN")
-    sys.exit(command.run(experiment, name=name, resume=resume, as_json=as_json, overrides=overrides))
+    if standby and resume is None:
+        raise ConfigError("--standby goes with --resume RUN")
+    sys.exit(command.run(experiment, name=name, resume=resume, as_json=as_json, overrides=overrides, standby=standby))
 
 
 @quorate.command()

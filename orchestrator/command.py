@@ -29,8 +29,16 @@ RESUME_WAIT_S = 60.0
 """How long `--resume` waits for another loop's lease."""
 
 
-def run(path: Path | None, *, name: str | None, resume: str | None, as_json: bool, overrides: tuple[str, ...]) -> int:
-    """Run, show, keep; the exit code."""
+def run(
+    path: Path | None,
+    *,
+    name: str | None,
+    resume: str | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
+    standby: bool = False,
+) -> int:
+    """Run, show, keep; the exit code. standby: wait for the lease of the run to resume as long as it takes."""
     environment = settings.read()
     logs.setup("error")  # what a worker in this process warns of is in the journal
     runtime = connect(environment, _here(environment))
@@ -48,8 +56,8 @@ def run(path: Path | None, *, name: str | None, resume: str | None, as_json: boo
     try:
         with view.View(experiment, name, console, made.versions) as shown, _served(made, name, environment) as counts:
             watch = _each(shown.watch, *counts)
-            wait_s, patience_s = RESUME_WAIT_S if resume else 0.0, environment.patience_s
-            outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=patience_s)
+            wait_s = float("inf") if standby else RESUME_WAIT_S if resume else 0.0
+            outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=environment.patience_s)
     except KeyboardInterrupt:
         click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
         return 130

@@ -53,8 +53,7 @@ class Loop:
         self.lineage.load(commit)
         self.book = self.desk.load(Book.of(self.spec, commit))
         self.cursor = commit.cursor
-        if self.virtual:
-            self.clock.wait(commit.at)
+        self.clock.catch_up(commit.at)
 
     def go(self) -> None:
         """Replay what the stream knows beyond the commit, then go on to the last version and its evaluation.
@@ -76,8 +75,7 @@ class Loop:
             self._start_over()
         while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
             for entry in entries:
-                if self.virtual:
-                    self.clock.wait(entry.at)
+                self.clock.catch_up(entry.at)
                 self.take(entry, replaying=True)
                 if self.cursor != entry.id:
                     break  # another loop's version was adopted: go on from its cursor

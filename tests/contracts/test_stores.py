@@ -320,6 +320,16 @@ class TestRedisState:
         redis.save(run, "a", 0.05)
         assert eventually(lambda: redis.acquire(run, "b", 1))
 
+    def test_a_lease_that_a_clock_left_for_hours_ends_like_any_other(
+        self, redis: StateStore, run: str, redis_server: Redis
+    ) -> None:
+        from infra.redis_state import client, key
+
+        redis.acquire(run, "a", 5)
+        client(redis_server.url).pexpire(key(run, "lease"), 3_600_000)  # the server's clock went back by an hour
+        assert not redis.acquire(run, "b", 0.05)
+        assert eventually(lambda: redis.acquire(run, "b", 0.05))
+
     def test_work_is_believed_for_as_long_as_it_says(self, redis: StateStore, run: str) -> None:
         redis.beat(run, "v1.a.1", 60)
         redis.beat(run, "v1.b.1", 0.05)
@@ -354,12 +364,12 @@ class TestStream:
         last = stream.append(run, "decision", "{}")
         assert stream.read(run, last.id, stream_clock(stream) + 0.05) == []
 
-    def test_entries_bear_the_time_of_their_reader(self, stream: Stream, run: str) -> None:
+    def test_entries_bear_the_time_of_their_arrival(self, stream: Stream, run: str) -> None:
         before = stream_clock(stream)
         written = stream.append(run, "failure", "{}")
         (read,) = stream.read(run, START, before)
         assert before <= written.at <= stream_clock(stream)
-        assert before <= read.at <= stream_clock(stream)
+        assert before - 0.1 <= read.at <= stream_clock(stream)
 
     @pytest.mark.parametrize("body", ["", "not json", "é\u2028\n", "x" * 2_000_000])
     def test_a_body_is_carried_whatever_it_is(self, stream: Stream, run: str, body: str) -> None:
@@ -388,6 +398,15 @@ class TestStream:
         now = stream_clock(stream)
         assert stream.read(run, START, now) == []
         assert [e.body for e in stream.read(f"{run}x", START, now)] == ["other"]
+
+
+def _life(server: Redis, hours: float) -> Stream:
+    """A stream as a loop reads it whose machine's clock is so many hours ahead."""
+    from infra.redis_stream import RedisStream
+
+    clock = WallClock()
+    clock._offset += 3600 * hours
+    return RedisStream(server.url, clock)
 
 
 @pytest.mark.stack
@@ -430,6 +449,46 @@ class TestRedisStream:
         client(redis_server.url).xadd(key(run, "stream"), {b"author": b"manifest", b"rubbish": b"\xff\xfe"})
         redis.append(run, "manifest", "good")
         assert [e.body for e in redis.read(run, START, 0.0)] == ["", "good"]
+
+    def test_a_decision_bears_its_moment_in_every_life(self, redis: Stream, run: str, redis_server: Redis) -> None:
+        made = redis.append(run, "decision", "{}")
+        (read,) = _life(redis_server, hours=-1).read(run, START, 0.0)
+        assert read.at == made.at
+
+    @pytest.mark.parametrize("at", ["", "nan", "inf", "x", "1e18"])
+    def test_a_moment_that_no_loop_has_written_is_not_believed(
+        self, redis: Stream, run: str, redis_server: Redis, at: str
+    ) -> None:
+        from infra.redis_state import client, key
+
+        client(redis_server.url).xadd(key(run, "stream"), {"author": "decision", "body": "{}", "at": at})
+        (read,) = redis.read(run, START, 0.0)
+        assert abs(read.at - stream_clock(redis)) < 60
+
+    @pytest.mark.parametrize("hours", [-1.0, 0.0, 1.0])
+    def test_what_came_one_after_the_other_is_read_so_whatever_the_clocks_say(
+        self, run: str, redis_server: Redis, hours: float
+    ) -> None:
+        # One life appends and dies; the next one's clock is an hour off, and the server's is neither's.
+        first = _life(redis_server, hours=0.0)
+        begun = stream_clock(first)
+        for n in range(4):
+            first.append(run, "manifest" if n % 2 else "decision", str(n))
+        later = _life(redis_server, hours=hours)
+        later.clock.catch_up(stream_clock(first))  # type: ignore[attr-defined]
+        entries = later.read(run, START, 0.0)
+        assert [e.at for e in entries] == sorted(e.at for e in entries)
+        assert begun <= entries[0].at and entries[-1].at <= stream_clock(first)
+
+    def test_a_stray_report_makes_no_stream_that_stays(self, redis: Stream, run: str, redis_server: Redis) -> None:
+        from infra.redis_state import client, key
+
+        server = client(redis_server.url)
+        redis.append(run, "manifest", "stray")
+        assert 0 < int(server.ttl(key(run, "stream"))) <= 3600
+        redis.append(run, "decision", "{}")
+        redis.append(run, "manifest", "of a run that goes on")
+        assert int(server.ttl(key(run, "stream"))) == -1
 
     def test_a_key_of_another_type_is_a_store_error(self, redis: Stream, run: str, redis_server: Redis) -> None:
         from infra.redis_state import client, key
