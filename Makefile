@@ -36,7 +36,7 @@ test-stack: $(READY) ## Tests on a real Valkey, S3, Celery workers and Celery Fl
 test-compose: $(READY) ## Tests on a Docker engine: build the image, docker compose up, down
 	$(BIN)/pytest -m compose
 
-bench: $(READY) ## Measure overhead and accuracy; writes docs/benchmarks.md
+bench: $(READY) ## Measure overhead, time to target and accuracy; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 chaos: $(READY) ## Kill, freeze and cut off parts of a running stack for MINUTES (10), audit every run

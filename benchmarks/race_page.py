@@ -34,6 +34,8 @@ def section(found: Race) -> str:
 
 ![Accuracy over virtual time, a line per mode](images/race.png)
 
+Mean over the seeds; the bands are one standard deviation on either side, the dashed lines a mode with other numbers.
+
 60 owners of 2 of 40 classes each train a linear head (64 x 40) on 60 noisy points each, 3 epochs of plain SGD. An
 owner takes exp(z) seconds for an update, z ~ N(0, 1) drawn once per owner: the slowest of 60 takes about ten times
 as long as the median. Every mode is an experiment by numbers only, run by the engine itself in one process on the

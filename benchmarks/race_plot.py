@@ -63,7 +63,7 @@ def _apart(ends: dict[str, float]) -> dict[str, tuple[float, float]]:
 
 def _dress(axes: Axes) -> None:
     axes.axhline(TARGET, color="black", lw=0.9, ls=":")
-    axes.text(HORIZON_S, TARGET + 0.006, f"target {100 * TARGET:.0f} %", ha="right", va="bottom", fontsize=9)
+    axes.text(0.6, TARGET + 0.006, f"target {100 * TARGET:.0f} %", va="bottom", fontsize=9)
     axes.set(xlim=(0, HORIZON_S), ylim=(0, None), xlabel="virtual seconds", ylabel="accuracy")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.spines[["top", "right"]].set_visible(False)
