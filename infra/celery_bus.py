@@ -13,7 +13,7 @@ from infra.celery_app import KEYS, TASK, VISIBILITY_S, celery_id, make_app
 from infra.clock import Clock
 from infra.redis_state import client, failing
 from schemas.errors import BusError, ConfigError, StoreError
-from schemas.messages import Grant, Letter, Task
+from schemas.messages import Letter, Task
 
 KILL_AFTER_S = 10
 """Seconds between the soft time limit, which a task can still report, and the hard one, which kills its process."""
@@ -79,9 +79,5 @@ def _check(task: Task | Letter, size: int, limit_s: int) -> None:
 
 def _expiry(task: Task | Letter) -> datetime | None:
     """When the first grant runs out: from then on the task could only fail."""
-    if isinstance(task, Letter):
-        return datetime.fromtimestamp(task.document.grant.expires, UTC) if task.document.grant else None
-    refs = [task.setting, *task.inputs.values(), *(c.private for c in task.clients if c.private)]
-    outlets = [*task.outputs.values(), *(o for c in task.clients for o in c.outputs.values())]
-    grants: list[Grant] = [r.grant for r in refs if r.grant] + [g for o in outlets for g in (o.put, o.get)]
+    grants = task.grants if isinstance(task, Task) else [g for g in [task.document.grant] if g]
     return datetime.fromtimestamp(min(g.expires for g in grants), UTC) if grants else None

@@ -68,6 +68,12 @@ def unasked(result: ClientResult, task: Open, run: str) -> Rejected | None:
     return None
 
 
+def implausible(result: ClientResult) -> str:
+    """What in the scores of an evaluation cannot be, in words; empty if nothing."""
+    odd = [name for name in ("accuracy", "zero_shot") if not 0 <= result.metrics.get(name, 0) <= 1]
+    return f"{odd[0]} is not between 0 and 1" if odd else ""
+
+
 def largest(model: Tensors) -> int:
     """Most bytes an update may have: twice the model, and room for names and metadata."""
     return 2 * size(model) + 65_536 + 1_024 * len(model)

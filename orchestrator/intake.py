@@ -6,7 +6,7 @@ Reads the object store; sends nothing and decides nothing about rounds.
 from collections.abc import Collection
 
 from orchestrator import keys
-from orchestrator.admit import admit, largest
+from orchestrator.admit import admit, implausible, largest
 from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.journal import Journal
@@ -19,6 +19,9 @@ from workers.tensors import Tensors, size
 
 BUDGET = 512 * 1024 * 1024
 """Bytes of decoded updates kept in memory until the fold; beyond it they are read again."""
+
+STRANGERS = 8
+"""Results of clients that a task is not about, at most, that are recorded of one manifest."""
 
 
 class Intake:
@@ -78,12 +81,15 @@ class Intake:
             worker=manifest.worker, seconds=manifest.seconds, encodes=manifest.encodes,
         )  # fmt: skip
         results = {result.client: result for result in reversed(manifest.results)}  # the first of a client counts
-        for client in (*task.clients, *sorted(set(results) - set(task.clients))):
+        strangers = sorted(set(results) - set(task.clients))[:STRANGERS]
+        for client in (*task.clients, *strangers):
             result = results.get(client)
             if result is None:
                 self._lose(book, task, client, held.due, "no result in the manifest")
             elif task.kind == "train":
                 self._weigh_up(book, task, result, held.due, models.get(task.group, {}))
+            elif client in task.clients and (odd := implausible(result)):
+                self._lose(book, task, client, held.due, odd)
             elif client in task.clients:
                 self.journal.record("evaluated", held.due, task.base, client, **result.metrics)
 

@@ -33,6 +33,9 @@ ATTEMPTS = 3
 LARGEST_DESCRIPTION = 16 * 1024 * 1024
 """Bytes of JSON: counts and names of very many clients."""
 
+LARGEST_STATE = 4 * 1024**3
+"""Bytes of the tensors of version 0: adapters, or all of a CLIP."""
+
 
 class Start:
     """From an experiment to version 0."""
@@ -218,11 +221,17 @@ class Start:
             raise RunFailed(f"run {self.run}: {site or 'the pool'} sent an unreadable description: {said}") from None
         if found.site != site:
             raise RunFailed(f"run {self.run}: {site or 'the pool'} described itself as {found.site or 'the pool'}")
+        foreign = [n for n in (*found.clients, *found.held_out) if site and n != site and not n.startswith(f"{site}.")]
+        if foreign:
+            raise RunFailed(f"run {self.run}: {site} describes {foreign[0]}, which does not bear its name")
         return found
 
     def _read_state(self, manifest: Manifest) -> tuple[Tensors, dict[str, str]]:
+        blob = manifest.outputs["state"]
         try:
-            data = self.runtime.blobs.get(manifest.outputs["state"])
+            if blob.size > LARGEST_STATE:
+                raise BlobCorrupt(f"{blob.size} bytes are too many")
+            data = self.runtime.blobs.get(blob)
             tensors, assignment = unpack(data), read_assignment(data)
         except (CodecError, BlobMissing, BlobCorrupt) as e:
             raise RunFailed(f"run {self.run}: version 0 is unreadable: {e}") from None

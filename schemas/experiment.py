@@ -112,7 +112,7 @@ class Experiment(Frozen):
     """One run, whole. sites: null lets the pool play all clients; else the names of the sites that take part."""
 
     name: Name
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, le=2**53)
     data: Data | None = None
     model: Model = Model()
     method: Choice

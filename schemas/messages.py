@@ -3,23 +3,36 @@
 A message names the wire version it is written in. Unknown fields are refused on both sides.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, SecretStr, ValidationError, field_serializer
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_serializer
 
-from schemas.base import WIRE, Frozen, Name, Sha256, Wire
+from schemas.base import WIRE, Frozen, Name, Sha256, Shown, Wire
 
 Kind = Literal["describe", "init", "train", "evaluate"]
 ALL = "all"
 """The group of every client while a method does not form groups."""
 
+TaskId = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}$")]
+"""Of one task, whatever its attempt: safe in a Celery id, a key and a file name."""
+
+Key = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\p{Cc}]*$")]
+"""A name in the object store, as long as S3 allows."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of things or bytes that every reader of JSON understands."""
+
+Attempt = Annotated[int, Field(ge=1, le=2**31)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Metrics = Annotated[dict[Shown, float], Field(max_length=64)]
+
 
 class BlobRef(Frozen):
     """Immutable bytes in the object store. size in bytes."""
 
-    key: str
+    key: Key
     sha256: Sha256
-    size: NonNegativeInt
+    size: Count
 
 
 class Grant(Frozen):
@@ -48,7 +61,7 @@ class Ref(Frozen):
 class Outlet(Frozen):
     """Where one output goes: a write-once key, and leave to read it back if an earlier attempt wrote it."""
 
-    key: str
+    key: Key
     put: Grant
     get: Grant
 
@@ -70,17 +83,24 @@ class Task(Frozen):
 
     wire: Wire = WIRE
     run: Name
-    task_id: str
-    attempt: int = Field(default=1, ge=1)
+    task_id: TaskId
+    attempt: Attempt = 1
     kind: Kind
-    base: NonNegativeInt
+    base: Count
     group: str = ALL
     clients: tuple[ClientSlot, ...] = ()
     setting: Ref
     inputs: dict[str, Ref] = {}
     outputs: dict[str, Outlet] = {}
-    seed: NonNegativeInt
-    deadline_s: float
+    seed: Count
+    deadline_s: Seconds
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """Every leave that comes with the task."""
+        refs = [self.setting, *self.inputs.values(), *(c.private for c in self.clients if c.private)]
+        outlets = [*self.outputs.values(), *(o for c in self.clients for o in c.outputs.values())]
+        return (*(r.grant for r in refs if r.grant), *(g for o in outlets for g in (o.put, o.get)))
 
     @property
     def work(self) -> str:
@@ -103,12 +123,12 @@ class Letter(Frozen):
 
     wire: Wire = WIRE
     run: Name
-    task_id: str
-    attempt: int = Field(default=1, ge=1)
+    task_id: TaskId
+    attempt: Attempt = 1
     kind: Kind
-    base: NonNegativeInt
-    label: str
-    deadline_s: float
+    base: Count
+    label: Shown
+    deadline_s: Seconds
     document: Ref
 
     @property
@@ -137,9 +157,9 @@ class ClientResult(Frozen):
     update: BlobRef | None = None
     private: BlobRef | None = None
     weight: float = Field(default=0.0, ge=0)
-    metrics: dict[str, float] = {}
-    payload_bytes: NonNegativeInt = 0
-    encodes: NonNegativeInt = 0
+    metrics: Metrics = {}
+    payload_bytes: Count = 0
+    encodes: Count = 0
 
 
 class Manifest(Frozen):
@@ -147,13 +167,13 @@ class Manifest(Frozen):
 
     wire: Wire = WIRE
     run: Name
-    task_id: str
-    attempt: int = Field(ge=1)
-    worker: str
+    task_id: TaskId
+    attempt: Attempt
+    worker: Shown
     results: tuple[ClientResult, ...] = ()
     outputs: dict[str, BlobRef] = {}
-    encodes: NonNegativeInt = 0
-    seconds: float = Field(ge=0)
+    encodes: Count = 0
+    seconds: Seconds
 
 
 class TaskFailure(Frozen):
@@ -164,8 +184,8 @@ class TaskFailure(Frozen):
 
     wire: Wire = WIRE
     run: Name
-    task_id: str
-    attempt: int = Field(ge=1)
+    task_id: TaskId
+    attempt: Attempt
     code: Literal["client", "infra", "grant"]
     message: str = Field(max_length=2000)
 
@@ -173,9 +193,9 @@ class TaskFailure(Frozen):
 class Split(Frozen):
     """Numbers of images of one client or held-out domain."""
 
-    train: NonNegativeInt = 0
-    val: NonNegativeInt = 0
-    test: NonNegativeInt = 0
+    train: Count = 0
+    val: Count = 0
+    test: Count = 0
 
 
 class Description(Frozen):
@@ -188,10 +208,10 @@ class Description(Frozen):
     site: Name | None = None
     clients: dict[Name, Split]
     held_out: dict[Name, Split] = {}
-    classes: tuple[str, ...]
-    skipped: NonNegativeInt = 0
-    domains: dict[Name, tuple[str, ...]] = {}
-    fingerprint: str
+    classes: tuple[Shown, ...]
+    skipped: Count = 0
+    domains: dict[Name, tuple[Shown, ...]] = {}
+    fingerprint: Shown
 
 
 class Rejected(Frozen):

@@ -99,7 +99,9 @@ class Process:
             settings = read()
             self._stream, state = connect_stream(settings, WallClock())
             site = Site(self.site, read_site(self.data)) if self.site and self.data else None
-            self._worker = Worker(name=self.name, stream=self._stream, state=state, cache=settings.cache, site=site)
+            self._worker = Worker(
+                name=self.name, stream=self._stream, state=state, cache=settings.cache, site=site, files=site is None
+            )
         return self._worker
 
 

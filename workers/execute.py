@@ -54,11 +54,16 @@ class Answer:
 
 
 class Worker:
-    """Executes tasks, for the pool or for one site. cache: folder of features and drawn data sets."""
+    """Executes tasks, for the pool or for one site. cache: folder of features and drawn data sets.
 
-    def __init__(self, *, name: str, stream: Stream, state: StateStore, cache: Path, site: Site | None = None) -> None:
+    files: whether a grant may be of a file of this machine.
+    """
+
+    def __init__(
+        self, *, name: str, stream: Stream, state: StateStore, cache: Path, site: Site | None = None, files: bool = True
+    ) -> None:
         self.name, self.stream, self.state, self.site = name, stream, state, site
-        self._reach = Reach()
+        self._reach = Reach(files=files)
         self._place = Place(cache, site, self._reach)
         self._private: Private = SitePrivate(site.data.private) if site else PoolPrivate(self._reach)
 

@@ -13,9 +13,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import structlog
 import torch
+from pydantic import ValidationError
 
 from schemas import experiment
 from schemas.base import Choice, canonical
+from schemas.complaints import complaint
 from schemas.errors import ConfigError, DataError
 from schemas.experiment import Experiment, SiteData
 from schemas.messages import BlobRef, Ref
@@ -65,8 +67,8 @@ class Place:
         """The setting blob of a task. Raises BlobError, ConfigError."""
         try:
             return experiment.Setting.model_validate_json(self.reach.get(ref))
-        except ValueError as e:
-            raise ConfigError(f"the setting is not understood: {str(e)[:200]}") from None
+        except ValidationError as e:
+            raise ConfigError(f"the setting is not understood: {complaint(e, experiment.Setting)}") from None
 
     def setting(self, ref: Ref) -> Setting:
         """The agreed setting of a task on this backbone. Raises BlobError, ConfigError, PluginError."""

@@ -11,8 +11,8 @@ import structlog
 
 from infra import blobs
 from schemas.base import digest
-from schemas.errors import BlobExists, BlobUnavailable
-from schemas.messages import BlobRef, Outlet, Ref
+from schemas.errors import BlobExists, BlobUnavailable, ConfigError
+from schemas.messages import BlobRef, Grant, Outlet, Ref
 
 FIRST_S, LONGEST_S = 0.5, 5.0
 """The waits between two tries: the first, and the longest after doubling."""
@@ -24,9 +24,14 @@ log = structlog.get_logger()
 
 
 class Reach:
-    """The blobs of one task at a time. Call `begin` with each."""
+    """The blobs of one task at a time. Call `begin` with each.
 
-    def __init__(self) -> None:
+    files: whether a grant may be of a file. At a site it may not: else somebody else would say which of its files are
+    read and written.
+    """
+
+    def __init__(self, *, files: bool = True) -> None:
+        self.files = files
         self.until = float("-inf")
 
     def begin(self, deadline_s: float) -> None:
@@ -34,19 +39,26 @@ class Reach:
         self.until = time.monotonic() + (1 - SPARED) * deadline_s
 
     def get(self, ref: Ref) -> bytes:
-        """The bytes of a blob. Raises GrantRefused, BlobMissing, BlobCorrupt, BlobError."""
+        """The bytes of a blob. Raises GrantRefused, BlobMissing, BlobCorrupt, BlobError, ConfigError."""
+        self._check(ref.grant)
         return self._patiently(lambda: blobs.get(ref))
 
     def upload(self, outlet: Outlet, data: bytes) -> tuple[BlobRef, bytes]:
         """Write, or read back what an earlier attempt wrote there: what lies under the key, whoever put it.
 
-        Raises BlobError, GrantRefused.
+        Raises BlobError, GrantRefused, ConfigError.
         """
+        self._check(outlet.put, outlet.get)
         try:
             return self._patiently(lambda: blobs.put(outlet, data)), data
         except BlobExists:
             found = self._patiently(lambda: blobs.fetch(outlet.get, limit=2 * len(data) + 2**20))
             return BlobRef(key=outlet.key, sha256=digest(found), size=len(found)), found
+
+    def _check(self, *grants: Grant | None) -> None:
+        urls = [grant.url.get_secret_value().lower() for grant in grants if grant]
+        if not self.files and not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ConfigError("a site takes grants of an S3 alone, not of its own files")
 
     def _patiently(self, call: Callable[[], T]) -> T:
         wait_s = FIRST_S

@@ -14,8 +14,8 @@ from infra.settings import PREFIX, Settings
 from orchestrator import catalogue, results
 from orchestrator.cli import quorate
 from orchestrator.families import FAMILIES
-from orchestrator.plan import parse
 from schemas.base import Choice
+from schemas.complaints import parse
 from schemas.experiment import Experiment, SiteData
 from schemas.messages import ALL
 from tests.runs import here
