@@ -11,12 +11,12 @@ import torch
 from infra.stream import START
 from schemas.base import Choice, digest
 from schemas.experiment import Data, SiteData
-from schemas.messages import BlobRef, TaskFailure
+from schemas.messages import BlobRef, ClientResult, Task, TaskFailure
 from tests.toys import experiment, paint
 from tests.unit.test_execute import Bench
 from workers.celery_worker import Process
 from workers.place import Site
-from workers.tensors import pack
+from workers.tensors import fingerprint, pack, unpack
 
 SPY = "imported_by_mistake"
 FOREIGN = {"name": f"{SPY}:Plugin"}
@@ -132,6 +132,15 @@ def _wrong(ref: BlobRef) -> dict[str, BlobRef]:
     }
 
 
+def _begins_anew(bench: Bench, task: Task, first: ClientResult) -> None:
+    """The same work as for the first time, from the same base, and it says that something was lost."""
+    again = bench.do(task).results[0]
+    assert again.metrics["private_lost"] == 1.0
+    assert again.update is not None and first.update is not None
+    sent, before = (unpack(bench.office.blobs.get(ref)) for ref in (again.update, first.update))
+    assert fingerprint(sent) == fingerprint(before)
+
+
 @pytest.mark.parametrize("what", ["hash", "too small", "too large", "absent"])
 def test_a_blob_that_is_not_what_was_promised_may_be_asked_for_again(tmp_path: Path, what: str) -> None:
     bench = Bench(tmp_path, codec=Choice(name="fp16"))
@@ -140,24 +149,25 @@ def test_a_blob_that_is_not_what_was_promised_may_be_asked_for_again(tmp_path: P
     assert first.private is not None
     task = bench.office.task("train", "u", ["flat-0"], model=_wrong(model)[what])
     assert bench.fail(task).code == "infra"
+    assert not (tmp_path / "w1" / "blobs" / "u").exists(), "nothing half-written"
     task = bench.office.task("train", "v", ["flat-0"], model=model, private={"flat-0": _wrong(first.private)[what]})
-    assert bench.fail(task).code == "infra"
-    assert not (tmp_path / "w1" / "blobs" / "v").exists(), "nothing half-written"
+    _begins_anew(bench, task, first)
 
 
 @pytest.mark.parametrize("at_site", [False, True])
 @pytest.mark.parametrize("name", ["empty", "text", "ten gigabytes of header", "truncated"])
-def test_private_state_that_is_none_is_a_failure_and_sends_nothing(tmp_path: Path, name: str, at_site: bool) -> None:
+def test_a_client_whose_private_state_is_none_begins_anew(tmp_path: Path, name: str, at_site: bool) -> None:
     bench = Bench(tmp_path, site=_site(tmp_path) if at_site else None)
     client, model, data = "north" if at_site else "flat-0", bench.model(), BAD_BLOBS[name]
+    first = bench.do(bench.office.task("train", "s", [client], model=model, own=at_site)).results[0]
     bad = bench.office.put("bad", data)
     if at_site:
         path = tmp_path / "kept" / "toy" / client / f"{digest(data)}.safetensors"
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
-    task = bench.office.task("train", "t", [client], model=model, own=at_site, private={client: bad})
-    assert bench.fail(task).code == "client"
-    assert not (tmp_path / "w1" / "blobs" / "t").exists()
+    _begins_anew(
+        bench, bench.office.task("train", "t", [client], model=model, own=at_site, private={client: bad}), first
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"no json", b"[" * 10_000, b'{"experiment": {"name": "../up"}}', b"\xff"])
