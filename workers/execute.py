@@ -54,10 +54,7 @@ class Answer:
 
 
 class Worker:
-    """Executes tasks, for the pool or for one site. cache: folder of features and drawn data sets.
-
-    files: whether a grant may be of a file of this machine.
-    """
+    """Executes tasks, for the pool or for one site. cache: folder of features and drawn data. files: as of Reach."""
 
     def __init__(
         self, *, name: str, stream: Stream, state: StateStore, cache: Path, site: Site | None = None, files: bool = True
@@ -90,15 +87,9 @@ class Worker:
         seconds = time.monotonic() - started
         log.info("task done", kind=task.kind, clients=len(task.clients), seconds=round(seconds, 3))
         manifest = Manifest(
-            run=task.run,
-            task_id=task.task_id,
-            attempt=task.attempt,
-            worker=self.name,
-            results=answer.results,
-            outputs=answer.outputs,
-            encodes=sum(r.encodes for r in answer.results),
-            seconds=seconds,
-        )
+            run=task.run, task_id=task.task_id, attempt=task.attempt, worker=self.name, results=answer.results,
+            outputs=answer.outputs, encodes=sum(r.encodes for r in answer.results), seconds=seconds,
+        )  # fmt: skip
         return "manifest", manifest.model_dump_json()
 
     def _answer(self, task: Task) -> Answer:

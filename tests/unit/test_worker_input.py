@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from infra.stream import START
 from schemas.base import Choice, digest
 from schemas.experiment import Data, SiteData
-from schemas.messages import BlobRef, ClientResult, Task, TaskFailure
+from schemas.messages import BlobRef, ClientResult, Task
 from tests.toys import experiment, paint
 from tests.unit.test_execute import Bench
-from workers.celery_worker import Process
+from workers.execute import Worker
 from workers.place import Site
 from workers.tensors import fingerprint, pack, unpack
 
@@ -183,9 +182,14 @@ def test_a_setting_that_is_none_is_a_failure(tmp_path: Path, data: bytes) -> Non
 
 def test_a_site_takes_no_grant_of_a_file(tmp_path: Path) -> None:
     bench = Bench(tmp_path, site=_site(tmp_path))
-    process = Process(node="n", site="north", _stream=bench.stream)
-    process.handle(bench.office.task("init", "t").model_dump_json())
-    (entry,) = bench.stream.read("toy", START, 0)
-    failed = TaskFailure.model_validate_json(entry.body)
-    assert (failed.task_id, failed.code) == ("t", "client") and "grants of an S3" in failed.message
+    given = {
+        "name": "w",
+        "stream": bench.stream,
+        "state": bench.worker.state,
+        "cache": tmp_path,
+        "site": bench.worker.site,
+    }
+    bench.worker = Worker(**given, files=False)  # type: ignore[arg-type]
+    failed = bench.fail(bench.office.task("init", "t"))
+    assert failed.code == "client" and "grants of an S3" in failed.message
     assert not (tmp_path / "w1" / "blobs" / "t").exists()
