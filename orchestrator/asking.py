@@ -3,6 +3,7 @@
 Knows the selector and the book. Takes nothing in, and decides nothing about when a round ends.
 """
 
+from math import inf
 from random import Random
 
 from infra.clock import Clock
@@ -11,6 +12,7 @@ from orchestrator.book import Book
 from orchestrator.desk import Desk
 from orchestrator.lineage import Lineage
 from orchestrator.plan import Plan
+from orchestrator.simulate import Simulator
 from schemas.base import derive
 from schemas.messages import ALL
 
@@ -18,8 +20,8 @@ from schemas.messages import ALL
 class Asking:
     """The asking of one run."""
 
-    def __init__(self, plan: Plan, lineage: Lineage, desk: Desk, clock: Clock) -> None:
-        self.plan, self.lineage, self.desk, self.clock = plan, lineage, desk, clock
+    def __init__(self, plan: Plan, lineage: Lineage, desk: Desk, clock: Clock, simulator: Simulator) -> None:
+        self.plan, self.lineage, self.desk, self.clock, self.simulator = plan, lineage, desk, clock, simulator
         self.spec = plan.experiment.rounds
 
     @property
@@ -29,15 +31,20 @@ class Asking:
 
     def train(self, group: str) -> bool:
         """Ask free clients of a group, if the round rule allows; whether that was a decision."""
-        budget = self.book.budget(group)
-        free = self.book.free(orders.sites(self.lineage.commit), group) if budget else []
-        if not budget or (not free and self.spec.refill == "at_arrival"):
+        budget, back = self.book.budget(group), self._back(group)
+        free = [client for client, at in back.items() if at <= self.clock.now()]
+        if not budget or (not free and (self.spec.refill == "at_arrival" or min(back.values(), default=inf) < inf)):
             return False
         picked = self._pick(free, budget, group)
         if not picked and self.spec.refill == "at_arrival":
             return False
         self.desk.ask(orders.training(self.book, self.lineage.commit, picked, self.clock.now(), group), group)
         return True
+
+    def returns(self, group: str) -> float:
+        """When the next client of a group comes back that could be asked then; infinity if there is none."""
+        now = self.clock.now()
+        return min((at for at in self._back(group).values() if at > now), default=inf)
 
     def evaluate(self) -> None:
         """Ask for an evaluation of the current version if it is due and not asked. It never blocks the next one."""
@@ -48,6 +55,11 @@ class Asking:
         tasks = orders.evaluation(self.book, self.lineage.commit, self.clock.now())
         if new := tuple(t for t in tasks if not self.book.knows(t)):
             self.desk.ask(new)
+
+    def _back(self, group: str) -> dict[str, float]:
+        """Who could be asked, and the first moment from now on at which each is there. Nobody without a budget."""
+        free = self.book.free(orders.sites(self.lineage.commit), group) if self.book.budget(group) else []
+        return {client: self.simulator.back(client, self.clock.now()) for client in free}
 
     def _pick(self, free: list[str], budget: int, group: str) -> list[str]:
         # Whatever a selector returns: free clients only, each once, within the budget.

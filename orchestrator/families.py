@@ -10,4 +10,5 @@ FAMILIES = {
     "dataset": "workers.datasets",
     "partition": "workers.partitions",
     "latency": "orchestrator.latencies",
+    "presence": "orchestrator.presences",
 }

@@ -4,6 +4,7 @@ Reads the object store; sends nothing and decides nothing about rounds.
 """
 
 from collections.abc import Collection
+from math import inf
 
 from orchestrator import keys
 from orchestrator.admit import admit, implausible, largest
@@ -44,8 +45,9 @@ class Intake:
             return
         if task.task_id in book.open and task.started_at is None:
             book.starts(task.task_id, task.asked_at)  # it was worked on, so its deadline counts
-        if not self.simulator.drops(task):
-            book.held.append(Held(due=self.simulator.due(task, at), manifest=manifest))
+        due = self.simulator.due(task, at)
+        if due < inf and not self.simulator.drops(task):
+            book.held.append(Held(due=due, manifest=manifest))
 
     def next_due(self, book: Book) -> float:
         """When the next held manifest may be let in; infinity if none is held."""

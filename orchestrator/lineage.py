@@ -169,7 +169,8 @@ class Lineage:
         server = self.commits.put_model(book.version, self.state.server) if self.state.server else None
         return Commit(
             **book.dump(),
-            run=self.commit.run, at=at, setting=self.commit.setting, descriptions=self.commit.descriptions,
+            run=self.commit.run, at=at, began=self.commit.began, setting=self.commit.setting,
+            descriptions=self.commit.descriptions,
             assignment=dict(self.state.assignment),
             models=self.models, server=server, counted=tuple(counted), without=closed.without,
             selector=self.plan.selector.dump(), cursor=cursor,

@@ -5,6 +5,7 @@ it per run (orchestrator.tenure).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -44,13 +45,14 @@ class Loop:
         self.lineage = Lineage(plan, runtime.blobs, commits, self.intake, self.journal)
         post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual)
-        self.asking = Asking(plan, self.lineage, self.desk, self.clock)
+        self.asking = Asking(plan, self.lineage, self.desk, self.clock, simulator)
         self.failed: dict[str, TaskFailure] = {}
         self.vigil = Vigil(self.run, runtime.state, simulator)
 
     def load(self, commit: Commit) -> None:
         """Stand where a commit stands."""
         self.lineage.load(commit)
+        self.intake.simulator.begins(commit.began)
         self.book = self.desk.load(Book.of(self.spec, commit))
         self.cursor = commit.cursor
         self.clock.catch_up(commit.at)
@@ -103,7 +105,7 @@ class Loop:
         """
         if self.spec.refill == "at_close" and self.asking.train(group):
             return None
-        progress = self.book.progress(group)
+        progress = replace(self.book.progress(group), returns=self.asking.returns(group))
         verdict = rounds.decide(self.book.numbers(group), progress, self.clock.now())
         if isinstance(verdict, rounds.Wait | rounds.Abort) and self.asking.train(group):
             return None

@@ -13,7 +13,7 @@ from orchestrator.families import FAMILIES
 from schemas.base import Choice
 from schemas.complaints import cut, parse
 from schemas.errors import ConfigError
-from schemas.experiment import Data, Experiment
+from schemas.experiment import Data, Experiment, Simulate
 from workers import plugins
 from workers.method import Aggregator, Method
 from workers.pipeline import Codec, Transform
@@ -29,6 +29,7 @@ class Plan:
     aggregator: Aggregator
     selector: Any
     latency: Any
+    presence: Any
     transforms: tuple[Transform, ...]
 
     @property
@@ -58,6 +59,7 @@ def plan(experiment: Experiment) -> Plan:
         aggregator=plugins.load(FAMILIES["aggregator"], experiment.aggregator),
         selector=plugins.load(FAMILIES["selector"], experiment.selector),
         latency=plugins.load(FAMILIES["latency"], _latency(experiment)),
+        presence=plugins.load(FAMILIES["presence"], (experiment.simulate or Simulate()).presence),
         transforms=tuple(plugins.load(FAMILIES["transform"], c) for c in experiment.transforms),
     )
     plugins.load(FAMILIES["backbone"], experiment.model.backbone)
@@ -83,11 +85,13 @@ def compatible(made: Plan) -> str | None:
     discounts = e.rounds.max_staleness > 0 and e.rounds.staleness.name != "constant"
     if discounts and not traits.discounted:
         return f"updates of method {e.method.name} may not be discounted; use staleness: constant or max_staleness: 0"
+    if e.simulate is not None and e.simulate.time_scale == 0 and e.simulate.presence.name != "always":
+        return f"presence {e.simulate.presence.name} needs time to pass, and time_scale 0 lets none pass"
     return None
 
 
 def _latency(experiment: Experiment) -> Choice:
-    return experiment.simulate.latency if experiment.simulate else Choice(name="none")
+    return (experiment.simulate or Simulate()).latency
 
 
 def _dataset(data: Data) -> Choice:
@@ -120,6 +124,11 @@ def _absolute(experiment: Experiment, folder: Path) -> Experiment:
     backbone = experiment.model.backbone
     params = plugins.absolute(_class(FAMILIES["backbone"], backbone), backbone.params, folder)
     changes["model"] = experiment.model.model_copy(update={"backbone": Choice(name=backbone.name, params=params)})
+    if experiment.simulate is not None:
+        latency = experiment.simulate.latency
+        params = plugins.absolute(_class(FAMILIES["latency"], latency), latency.params, folder)
+        made = Choice(name=latency.name, params=params)
+        changes["simulate"] = experiment.simulate.model_copy(update={"latency": made})
     return experiment.model_copy(update=changes)
 
 

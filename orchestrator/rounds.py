@@ -15,6 +15,7 @@ class Progress:
     accepted: updates that count so far, late ones from earlier rounds included; accepted_at: when each was let in.
     asked: clients asked since this version opened. in_flight: clients whose answer would still be admitted.
     opened_at: when this version opened, or was last retried. next_expiry: when the next task in flight expires.
+    returns: when the next client comes back that could be asked then; infinity if there is none.
     """
 
     accepted_at: tuple[float, ...]
@@ -22,6 +23,7 @@ class Progress:
     in_flight: int
     opened_at: float
     next_expiry: float = float("inf")
+    returns: float = float("inf")
 
     @property
     def accepted(self) -> int:
@@ -69,8 +71,15 @@ def decide(spec: Rounds, progress: Progress, now: float) -> Verdict:
     if reached is not None and (alone or spec.refill == "at_arrival" or now >= reached + spec.grace_s):
         return Close()
     if alone or now >= deadline:
-        return Close() if progress.accepted >= spec.floor else Abort()
-    return Wait(min(deadline, progress.next_expiry, *([reached + spec.grace_s] if reached is not None else [])))
+        if progress.accepted >= spec.floor:
+            return Close()
+        if now >= deadline or progress.returns == float("inf"):
+            return Abort()
+    return Wait(
+        min(
+            deadline, progress.next_expiry, progress.returns, *([reached + spec.grace_s] if reached is not None else [])
+        )
+    )
 
 
 def share(spec: Rounds, size: int, total: int) -> Rounds:

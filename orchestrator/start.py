@@ -75,7 +75,8 @@ class Start:
         self.tenure.keep(0)  # so that a store without this value is one that was emptied
         return self.commits.write(
             Commit(
-                run=self.run, version=0, at=self.clock.now(), setting=ref, descriptions=descriptions,
+                run=self.run, version=0, at=self.clock.now(), began=self.clock.now(), setting=ref,
+                descriptions=descriptions,
                 models={0: models}, assignment=dict(state.assignment), cursor=self.cursor,
                 selector=self.plan.selector.dump(), journal=self.commits.put_journal(0, self.journal.events),
             )

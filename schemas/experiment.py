@@ -100,10 +100,12 @@ class Evaluate(Frozen):
 class Simulate(Frozen):
     """Simulated clients: how long each takes (virtual seconds in process), and how often one never answers.
 
+    presence: when each is there to be asked; who leaves while at work answers on coming back, if ever.
     With real workers an answer is let in only `latency * time_scale` seconds after the asking.
     """
 
     latency: Choice = Choice(name="none")
+    presence: Choice = Choice(name="always")
     dropout: Probability = 0.0
     time_scale: float = Field(default=1.0, ge=0, le=1e6)
 

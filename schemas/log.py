@@ -184,7 +184,8 @@ class Commit(Frozen):
 
     models: of this and the recent versions that an admissible task may start from. finished: answered tasks and
     their bases; seen: (client, base, group) that have counted, both as far back as an answer could still be admitted.
-    assignment: the group of each client, as the method says. rounds: those of the groups that go on.
+    began: the run's clock at version 0. assignment: the group of each client, as the method says. rounds: those of the
+    groups that go on.
     accepted: admitted, but for a later version. cursor: the last entry of the stream that this commit has taken in.
     seq: number of training tasks so far. staleness: {lag: updates counted}.
     """
@@ -193,6 +194,7 @@ class Commit(Frozen):
     run: Name
     version: NonNegativeInt
     at: float
+    began: float = 0.0
     setting: BlobRef
     descriptions: tuple[Description, ...]
     models: dict[int, dict[str, BlobRef]]

@@ -24,7 +24,7 @@ class Lognormal:
     def __init__(self, params: Params) -> None:
         self.params = params
 
-    def seconds(self, owner: Random, task: Random) -> float:
+    def seconds(self, client: str, base: int, owner: Random, task: Random) -> float:
         """Seconds until the answer; `owner` draws the client's speed, `task` the variation.
 
         `gauss` stays below sqrt(2 * 53 log 2) < 8.6, so the bounds of the parameters keep this below 1e6 * exp(86).

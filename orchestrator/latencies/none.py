@@ -14,6 +14,6 @@ class NoLatency:
     def __init__(self, params: Params) -> None:
         self.params = params
 
-    def seconds(self, owner: Random, task: Random) -> float:
+    def seconds(self, client: str, base: int, owner: Random, task: Random) -> float:
         """0 s."""
         return 0.0

@@ -1,7 +1,8 @@
 """What every aggregator, selector and latency on disk keeps to; and no family is without a contract."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,8 +22,11 @@ CONTRACTS = {
     "method": "test_methods", "codec": "test_codecs", "transform": "test_transforms", "backbone": "test_backbones",
     "dataset": "test_datasets", "partition": "test_partitions", "aggregator": "test_decisions",
     "selector": "test_decisions", "latency": "test_decisions",
+    "presence": "test_decisions",
 }  # fmt: skip
-DECISIONS = [(family, name) for family in ("aggregator", "selector", "latency") for name in names(FAMILIES[family])]
+DECISIONS = [
+    (family, name) for family in ("aggregator", "selector", "latency", "presence") for name in names(FAMILIES[family])
+]
 
 
 def _load(family: str, name: str) -> Any:
@@ -109,6 +113,18 @@ def test_a_selector_picks_free_clients_only_once_each_within_the_budget_and_repe
 @given(owner=st.integers(), task=st.integers())
 def test_a_latency_is_finite_not_negative_and_a_function_of_its_draws(name: str, owner: int, task: int) -> None:
     seconds: Callable[..., float] = _load("latency", name).seconds
-    found = seconds(Random(owner), Random(task))
+    found = seconds("ann", 3, Random(owner), Random(task))
     assert math.isfinite(found) and found >= 0
-    assert found == seconds(Random(owner), Random(task))
+    assert found == seconds("ann", 3, Random(owner), Random(task))
+
+
+# --- presences
+
+
+@pytest.mark.parametrize("name", names(FAMILIES["presence"]))
+@given(seed=st.integers())
+def test_a_client_comes_and_goes_at_rising_moments_that_are_a_function_of_the_draws(name: str, seed: int) -> None:
+    changes: Callable[..., Iterator[float]] = _load("presence", name).changes
+    found = list(islice(changes("ann", Random(seed)), 50))
+    assert found == sorted(set(found)) and all(math.isfinite(at) and at >= 0 for at in found)
+    assert found == list(islice(changes("ann", Random(seed)), 50))

@@ -93,16 +93,16 @@ def test_a_lost_answer_is_a_matter_of_the_task_so_a_replacement_may_come() -> No
 def test_the_latencies_are_lognormal_with_the_given_median_and_spread() -> None:
     # log seconds of client i: log 3 + 0.5 z_i, so their median is log 3 and their deviation 0.5.
     latency = Lognormal(Lognormal.Params(median_s=3.0, sigma=0.5, jitter=0.0))
-    logs = [math.log(latency.seconds(Random(i), Random(-i))) for i in range(4000)]
+    logs = [math.log(latency.seconds("a", 0, Random(i), Random(-i))) for i in range(4000)]
     assert median(logs) == pytest.approx(math.log(3.0), abs=5 * 1.2533 * 0.5 / math.sqrt(4000))
     assert stdev(logs) == pytest.approx(0.5, rel=0.06)
 
 
 def test_jitter_varies_the_tasks_of_one_client() -> None:
     steady = Lognormal(Lognormal.Params(jitter=0.0))
-    assert len({steady.seconds(Random(1), Random(i)) for i in range(20)}) == 1
+    assert len({steady.seconds("a", 0, Random(1), Random(i)) for i in range(20)}) == 1
     varying = Lognormal(Lognormal.Params(jitter=0.3))
-    logs = [math.log(varying.seconds(Random(1), Random(i))) for i in range(4000)]
+    logs = [math.log(varying.seconds("a", 0, Random(1), Random(i))) for i in range(4000)]
     assert stdev(logs) == pytest.approx(0.3, rel=0.06)
 
 
@@ -116,7 +116,7 @@ class Unlucky(Random):
 def test_the_slowest_client_there_can_be_takes_a_finite_time() -> None:
     latency = Lognormal(Lognormal.Params(median_s=1e6, sigma=5, jitter=5))
     largest = math.log(1e6) + 10 * math.sqrt(2 * 53 * math.log(2))
-    assert math.log(latency.seconds(Unlucky(0), Unlucky(0))) == pytest.approx(largest)
+    assert math.log(latency.seconds("a", 0, Unlucky(0), Unlucky(0))) == pytest.approx(largest)
 
 
 @pytest.mark.parametrize("median_s", [0, -1, 1.000001e6, 1e308, math.inf, math.nan, "soon"])

@@ -1,0 +1,1 @@
+"""When simulated clients are there. One file each."""
