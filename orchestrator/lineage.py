@@ -84,8 +84,9 @@ class Lineage:
         return merged
 
     def tidy(self, book: Book) -> None:
-        """Delete what neither a later version nor an open task can refer to."""
-        needed = {blob.key for task in book.open.values() for blob in task.private.values()}
+        """Delete what neither a later version nor a task that may still be answered can refer to."""
+        answerable = (*book.open.values(), *book.expired.values())
+        needed = {blob.key for task in answerable for blob in task.private.values()}
         for key in [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *self.dropped]:
             if not key.startswith(OWN) and key not in needed:
                 self.blobs.delete(key)

@@ -58,18 +58,22 @@ class Loop:
         self.clock.catch_up(commit.at)
 
     def go(self) -> None:
-        """Replay what the stream knows beyond the commit, then go on to the last version and its evaluation.
-
-        Raises QuorumError, LeaseLost, Cancelled, and what stores and bus raise.
-        """
+        """Replay, then go on to the end. Raises QuorumError, LeaseLost, Cancelled, and what stores and bus raise."""
         self.replay()
+        while self.step():
+            continue
+
+    def step(self) -> bool:
+        """Evaluate, ask, close or listen, once. False if nothing is left to do."""
         self.asking.evaluate()
-        while self.book.version < self.plan.versions:
+        if self.book.version < self.plan.versions:
             self.absorb()
             self.turn()
-            self.asking.evaluate()
-        while any(o.kind == "evaluate" for o in self.book.open.values()):
+        elif any(o.kind == "evaluate" for o in self.book.open.values()):
             self.listen(self.book.next_expiry())
+        else:
+            return False
+        return True
 
     def replay(self) -> None:
         """Take in the stream behind the commit without sending anything; then send what may not have been sent."""

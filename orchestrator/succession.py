@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from infra.stream import START
 from orchestrator.history import History
 from schemas.log import Accepted, Commit, Share
 
@@ -93,5 +94,10 @@ def unlike(one: dict[str, Share], other: dict[str, Share], here: str, there: str
 
 
 def later(cursor: str, before: str) -> bool:
-    """Whether a cursor of the stream (`<number>` or `<milliseconds>-<number>`) is behind another one."""
+    """Whether a cursor of the stream (`<number>` or `<milliseconds>-<number>`) is behind another one.
+
+    The one before all others is always right: it says that the stream was emptied and counts from its beginning.
+    """
+    if cursor == START:
+        return True
     return [int(part) for part in cursor.split("-")] > [int(part) for part in before.split("-")]

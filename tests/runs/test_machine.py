@@ -1,0 +1,427 @@
+"""A state machine that plays the world around the real loop, in whatever order hypothesis likes.
+
+Messages are worked on well and badly, lost, doubled and answered out of order; the bus fails, the stores are emptied,
+the loop dies between any two operations, is replayed, and meets its own ghost. After every step the numbers of the
+engine hold; at the end hypothesis keeps its hands off, the run must end by itself, and its history passes the audit.
+"""
+
+import copy
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from infra.clock import VirtualClock
+from orchestrator import keys
+from orchestrator.commits import Commits
+from orchestrator.journal import Journal
+from orchestrator.loop import Loop
+from orchestrator.plan import plan
+from orchestrator.tenure import EVERY_S, LEASE_S, Tenure
+from schemas.base import canonical
+from schemas.errors import LeaseLost, QuorumError, StoreError
+from schemas.experiment import Experiment, Setting
+from schemas.log import Commit, Event, Final
+from schemas.messages import ALL, BlobRef, Description, Split
+from tests.checked import whole
+from tests.runs.world import MODEL, HandClock, Killed, World
+from workers.private import OWN
+from workers.tensors import unpack
+
+OUTCOMES = (
+    "well", "not finite", "shapes", "names", "garbage", "too large", "wrong hash", "absent", "not granted", "no update",
+    "weightless", "private elsewhere", "unreadable", "unknown task", "other run", "no result", "two results",
+    "other client", "client", "infra", "grant",
+)  # fmt: skip
+MOSTLY_WELL = st.integers(0, 99).map(lambda n: "well" if n < 80 else OUTCOMES[n % len(OUTCOMES)])
+HAPPENINGS = st.lists(st.tuples(
+    st.integers(0, 9), MOSTLY_WELL, st.sampled_from([0.0, 0.0, 0.3, 1.1]),
+    st.sampled_from(["step", "step", "no", "sneak"]),
+), min_size=1, max_size=8)  # fmt: skip
+"""Which message, how it is worked on, seconds, and whether the loop looks then, or not, or is about to speak."""
+
+SEEN: Counter[str] = Counter()
+"""How often each situation occurred, over all examples."""
+
+
+class Turn(Tenure):
+    """Looks at the lease by the clock of the world."""
+
+    clock: Any = None
+
+    def due(self) -> bool:
+        if self.clock.now() - self._looked < EVERY_S:
+            return False
+        self._looked = self.clock.now()
+        return True
+
+
+POLYNOMIAL = {"name": "polynomial", "params": {"a": 1.5}}
+HINGE = {"name": "hinge", "params": {"a": 2, "b": 1}}
+
+
+@st.composite
+def rounds(draw: st.DrawFn) -> dict[str, Any]:
+    """The round rule of any mode, by numbers."""
+    in_flight = draw(st.integers(1, 5))
+    quorum = draw(st.integers(1, in_flight))
+    return {
+        "versions": draw(st.integers(1, 6)),
+        "in_flight": in_flight,
+        "quorum": quorum,
+        "floor": draw(st.integers(1, quorum)),
+        "grace_s": draw(st.sampled_from([0, 0.5, 2])),
+        "deadline_s": draw(st.sampled_from([4, 10, 60])),
+        "refill": draw(st.sampled_from(["at_close", "at_arrival"])),
+        "max_staleness": draw(st.integers(0, 3)),
+        "staleness": draw(st.sampled_from(["sqrt", "constant", POLYNOMIAL, HINGE])),
+        "apply": draw(st.sampled_from(["delta", "mix"])),
+        "server_lr": draw(st.sampled_from([1.0, 0.6])),
+        "retries": draw(st.integers(0, 3)),
+    }  # fmt: skip
+
+
+def simulated(draw: st.DrawFn) -> dict[str, Any] | None:
+    slow = {"latency": {"name": "lognormal", "params": {"median_s": 2, "sigma": 1}}}
+    return draw(st.sampled_from([None, None, slow, {**slow, "dropout": 0.3}]))
+
+
+class Engine(RuleBasedStateMachine):
+    """The loop of one run, and everything around it."""
+
+    @initialize(rounds=rounds(), simulate=st.composite(simulated)(), clients=st.integers(1, 6), virtual=st.booleans())
+    def begin(self, rounds: dict[str, Any], simulate: dict[str, Any] | None, clients: int, virtual: bool) -> None:
+        self._begin(rounds, simulate, clients, virtual)
+
+    @precondition(lambda self: self.ended)
+    @rule(rounds=rounds(), simulate=st.composite(simulated)(), clients=st.integers(1, 6), virtual=st.booleans())
+    def begin_another(self, rounds: dict[str, Any], simulate: Any, clients: int, virtual: bool) -> None:
+        whole(self.commits)
+        self._begin(rounds, simulate, clients, virtual)
+
+    def _begin(self, rounds: dict[str, Any], simulate: dict[str, Any] | None, clients: int, virtual: bool) -> None:
+        self.world = World(VirtualClock() if virtual else HandClock())
+        self.ended = False
+        self.owner = 0
+        self.version = 0
+        self.torn = -1
+        self.experiment = Experiment.model_validate({
+            "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": {"name": "fedavg"}, "rounds": rounds,
+            "simulate": simulate, "evaluate": {"every": 2}, "codec": {"name": "raw"},
+        })  # fmt: skip
+        self.commits = Commits("r", self.world.blobs)
+        self._commit_zero([f"c{i}" * (1 + i % 2) for i in range(clients)], virtual)
+        self.loop: Loop | None = None
+        self.ghost: Loop | None = None
+        self._live()
+
+    def _commit_zero(self, clients: list[str], virtual: bool) -> None:
+        journal, asked = Journal(self._watch), self.experiment.model_dump(mode="json")
+        now = self.world.clock.now()
+        held_out = {"sketch": Split(test=5)}
+        journal.record("started", now, 0, experiment=asked, seed=0, code_version="0", virtual=virtual)
+        described = {"clients": {c: {} for c in clients}, "held_out": ["sketch"], "classes": ["a"], "fingerprint": "f"}
+        journal.record("described", now, 0, **described)
+        description = Description(
+            clients={c: Split(train=3) for c in clients}, held_out=held_out, classes=("a", "b"), fingerprint="f"
+        )
+        model = self.world.blobs.write(keys.model("r", 0, "0"), MODEL)
+        setting = self.commits.put_setting(canonical(Setting(experiment=self.experiment)))
+        self.commits.write(Commit(
+            run="r", version=0, at=now, setting=setting, descriptions=(description,), models={0: {ALL: model}},
+            cursor="0", selector=plan(self.experiment).selector.dump(),
+            journal=self.commits.put_journal(0, journal.events),
+        ))  # fmt: skip
+
+    def _watch(self, event: Event) -> None:
+        SEEN["restated" if event.event == "late" and "weight" not in event.facts else event.event] += 1
+        if "reason" in event.facts:
+            SEEN[f"{event.event}: {str(event.facts['reason']).partition(':')[0]}"] += 1
+
+    # --- lives of the loop
+
+    def _live(self) -> None:
+        """A process takes the run up, as soon as its lease is free, and replays."""
+        self.owner += 1
+        tenure = Turn("r", f"owner-{self.owner}", self.world.state)
+        tenure.clock, tenure._looked = self.world.clock, self.world.clock.now()
+        if not self.world.state.acquire("r", tenure.owner, LEASE_S):
+            self.world.passes(LEASE_S)
+            assert self.world.state.acquire("r", tenure.owner, LEASE_S)
+        self.loop = Loop(plan(self.experiment), self.world.runtime, self.commits, tenure, self._watch)
+        self._guarded(self._take_up)
+
+    def _take_up(self) -> None:
+        assert self.loop is not None
+        last = self.commits.last()
+        assert last is not None
+        self.loop.load(last)
+        self.loop.replay()
+
+    def _guarded(self, act: Any) -> None:
+        """One act of the living loop, and what a process does about how it ends."""
+        try:
+            act()
+        except Killed:
+            SEEN["killed"] += 1
+            self.loop = None
+        except StoreError:
+            SEEN["a store failed"] += 1
+            self.loop = None
+        except LeaseLost:
+            SEEN["lease lost"] += 1
+            self.loop = None
+        except QuorumError as e:
+            self._end("failed", str(e))
+
+    def _end(self, status: str, reason: str = "") -> None:
+        assert self.loop is not None
+        SEEN[status] += 1
+        self.world.fuse.left = -1
+        number, journal = self.loop.book.version, self.loop.journal
+        journal.record("finished", self.world.clock.now(), number, status=status, reason=reason)
+        ref = self.commits.put_journal(number, journal.events)
+        facts = {"run": "r", "status": status, "reason": reason, "version": number, "journal": ref}
+        self.commits.finish(Final.model_validate(facts))
+        self.ended = True
+
+    def _step(self) -> None:
+        if self.loop is None:
+            self._live()
+        elif not self.ended:
+            loop = self.loop
+            more = []
+            self._guarded(lambda: more.append(loop.step()))
+            if more == [False]:
+                self._end("finished")
+        self.the_numbers_hold()
+        self.what_a_task_refers_to_is_there()
+
+    # --- what may happen
+
+    going = precondition(lambda self: not self.ended)
+
+    @going
+    @rule(times=st.integers(1, 4))
+    def steps(self, times: int) -> None:
+        for _ in range(times):
+            self._step()
+
+    @precondition(lambda self: not self.ended and self.world.bus.queue)
+    @rule(which=st.integers(0, 9), how=MOSTLY_WELL, sneaking=st.booleans())
+    def work(self, which: int, how: str, sneaking: bool) -> None:
+        task = self.world.bus.queue.pop(which % len(self.world.bus.queue))
+        self._answer(task, how, sneaking=sneaking)
+
+    @going
+    @rule(happenings=HAPPENINGS)
+    def traffic(self, happenings: list[tuple[int, str, float, str]]) -> None:
+        """Messages are worked on in some order; the loop looks in between, or is about to say something itself."""
+        for which, how, seconds, then in happenings:
+            if self.ended:
+                return
+            if queue := self.world.bus.queue:
+                self._answer(queue.pop(which % len(queue)), how, sneaking=then == "sneak")
+            self.world.passes(seconds)
+            if then != "no":
+                self._step()
+
+    def _answer(self, task: Any, how: str, *, sneaking: bool = False) -> None:
+        SEEN[f"worked: {how}"] += 1
+        SEEN["sneaking"] += sneaking
+        self.world.says(self.world.works(task, how), sneaking=sneaking)
+        self.world.done.append(task)
+
+    @precondition(lambda self: not self.ended and self.world.done)
+    @rule(which=st.integers(0, 20), how=st.sampled_from(OUTCOMES))
+    def work_again(self, which: int, how: str) -> None:
+        """A message is delivered twice, or a worker that was given up answers after all."""
+        SEEN["worked again"] += 1
+        self.world.says(self.world.works(self.world.done[-1 - which % len(self.world.done)], how))
+
+    @precondition(lambda self: not self.ended and self.world.bus.queue)
+    @rule(which=st.integers(0, 9))
+    def lose(self, which: int) -> None:
+        SEEN["message lost"] += 1
+        self.world.done.append(self.world.bus.queue.pop(which % len(self.world.bus.queue)))
+
+    @precondition(lambda self: not self.ended and self.world.bus.queue)
+    @rule(which=st.integers(0, 9))
+    def start_work(self, which: int) -> None:
+        SEEN["work started"] += 1
+        self.world.busy.append(self.world.bus.queue.pop(which % len(self.world.bus.queue)))
+        self.world.passes(0)
+
+    @precondition(lambda self: not self.ended and self.world.busy)
+    @rule(which=st.integers(0, 9), how=st.sampled_from(("falls silent", *OUTCOMES)))
+    def end_work(self, which: int, how: str) -> None:
+        task = self.world.busy.pop(which % len(self.world.busy))
+        if how == "falls silent":
+            SEEN["worker silent"] += 1
+            self.world.done.append(task)
+        else:
+            self._answer(task, how)
+
+    @going
+    @rule(seconds=st.sampled_from([0.1, 0.6, 1.1, 3.5, 11.0, 61.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.passes(seconds)
+
+    @going
+    @rule(mood=st.sampled_from(["well", "refuses", "takes and fails"]))
+    def bus(self, mood: Any) -> None:
+        SEEN[f"bus: {mood}"] += 1
+        self.world.bus.mood = mood
+
+    @going
+    @rule(left=st.integers(1, 25), after=st.booleans(), error=st.sampled_from([Killed, StoreError]))
+    def dies(self, left: int, after: bool, error: type[BaseException]) -> None:
+        """The loop goes on, and dies before or after some operation; or a store fails there."""
+        self.world.fuse.left, self.world.fuse.after, self.world.fuse.error = left, after, error
+        for _ in range(8):
+            if self.loop is not None and not self.ended:
+                if self.world.bus.queue:
+                    self._answer(self.world.bus.queue.pop(0), "well")
+                self._step()
+        self.world.fuse.left = -1
+
+    @going
+    @rule(really=st.sampled_from([False, False, True]))
+    def emptied(self, really: bool) -> None:
+        if not really:
+            return
+        SEEN["emptied"] += 1
+        self.torn = self.version
+        self.world.empty()
+
+    @precondition(lambda self: not self.ended and self.loop is not None and self.ghost is None)
+    @rule()
+    def freezes(self) -> None:
+        """The process is frozen; another takes its run over."""
+        if isinstance(self.world.clock, HandClock):
+            SEEN["frozen"] += 1
+            self.ghost, self.loop = self.loop, None
+
+    @precondition(lambda self: not self.ended and self.ghost is not None)
+    @rule(times=st.integers(1, 4))
+    def thaws(self, times: int) -> None:
+        ghost, self.ghost = self.ghost, None
+        self.torn = self.version
+        assert ghost is not None
+        try:
+            for _ in range(times):
+                ghost.step()
+        except (LeaseLost, QuorumError, StoreError):
+            SEEN["ghost gone"] += 1
+
+    @precondition(lambda self: not self.ended and self.loop is not None and self.ghost is None)
+    @rule()
+    def a_replay_knows_the_same(self) -> None:
+        """A copy of the world, in which another process replays: it comes to the same book."""
+        assert self.loop is not None
+        self._guarded(self.loop.absorb)
+        if self.loop is None or self.ended or self.torn >= self.loop.book.version:
+            return  # what an emptied store has lost, or a ghost has said, only the next commit settles
+        SEEN["compared"] += 1
+        other = copy.deepcopy(self.world)
+        other.fuse.left = -1
+        commits = Commits("r", other.blobs)
+        last = commits.last()
+        assert last is not None
+        loop = Loop(plan(self.experiment), other.runtime, commits, self._tenure(other), lambda event: None)
+        loop.load(last)
+        loop.replay()
+        replayed, lived = known(loop), known(self.loop)
+        assert {k: (v, lived[k]) for k, v in replayed.items() if v != lived[k]} == {}, "(replayed, lived)"
+
+    def _tenure(self, world: World) -> Tenure:
+        tenure = Turn("r", world.state.lease[0] if world.state.lease else "copy", world.state)
+        tenure.clock, tenure._looked = world.clock, world.clock.now()
+        return tenure
+
+    # --- what always holds
+
+    def the_numbers_hold(self) -> None:
+        if self.loop is None or self.ended:
+            return
+        book = self.loop.book
+        assert sum(len(o.clients) for o in book.training()) <= self.experiment.rounds.in_flight
+        assert book.version >= self.version
+        self.version = book.version
+        clients = [c for o in book.training() for c in o.clients]
+        assert len(clients) == len(set(clients)), "a client has one unexpired task at most"
+
+    def what_a_task_refers_to_is_there(self) -> None:
+        if self.loop is None or self.ended:
+            return
+        if keys.version("r", self.loop.book.version + 1) in self.world.blobs.objects:
+            return  # a ghost was faster: the loop adopts that version at its next commit
+        book, there = self.loop.book, self.world.blobs.objects
+        late = [o for o in book.expired.values() if o.kind == "train" and book.lag(o) <= book.spec.max_staleness]
+        for task in [*book.open.values(), *late]:
+            assert self.loop.lineage.models[task.base][task.group].key in there
+            assert all(b.key in there for b in task.private.values() if not b.key.startswith(OWN)), task
+        assert all(a.update.key in there for a in book.accepted.values())
+
+    def teardown(self) -> None:
+        """Nobody interferes any more: the run ends by itself, and its history is whole."""
+        if not hasattr(self, "loop"):
+            return
+        self.world.bus.mood, self.world.fuse.left = "well", -1
+        for _ in range(3000):
+            if self.ended:
+                break
+            while self.world.busy:
+                self.world.bus.queue.append(self.world.busy.pop())
+            while self.world.bus.queue:
+                self._answer(self.world.bus.queue.pop(0), "well")
+            before = self.world.stream.number
+            self._step()
+            if self.world.stream.number == before and self.world.stream.wanted < float("inf"):
+                self.world.passes(max(0.0, self.world.stream.wanted - self.world.clock.now()))
+        assert self.ended, "the run does not end"
+        whole(self.commits)
+        self._moved_by_what_counted()
+
+    def _moved_by_what_counted(self) -> None:
+        last = self.commits.last()
+        assert last is not None
+        blob: BlobRef = last.models[last.version][ALL]
+        assert unpack(self.world.blobs.get(blob))["w"].isfinite().all()
+
+
+def known(loop: Loop) -> dict[str, Any]:
+    """What a loop knows. When it learnt it is another matter on a wall clock, and sending is not a fact of the book."""
+    dump = loop.book.dump()
+    dump["open"] = sorted((o.task_id, o.attempt) for o in dump["open"])
+    dump["expired"] = sorted((o.task_id, o.attempt) for o in dump["expired"])
+    dump["held"] = sorted(h.manifest.task_id for h in dump["held"])
+    dump["accepted"] = sorted((a.task_id, a.client, a.update.sha256) for a in dump["accepted"])
+    return dump
+
+
+EXAMPLES = int(os.environ.get("QUORATE_EXAMPLES", "0"))
+TestEngine = Engine.TestCase
+TestEngine.settings = settings(
+    max_examples=EXAMPLES or 80, stateful_step_count=40, deadline=None, database=None, derandomize=not EXAMPLES,
+    suppress_health_check=list(HealthCheck), print_blob=False,
+    phases=[Phase.generate, *([Phase.shrink] if EXAMPLES else [])],  # to shrink may take minutes
+)  # fmt: skip
+
+SITUATIONS = (
+    "accepted", "late", "lost: deadline", "lost: too stale", "lost: bad luck", "lost: no result in the manifest",
+    "rejected: not finite", "rejected: absent", "rejected: corrupt", "rejected: run over", "rejected: too stale",
+    "ignored: duplicate", "ignored: unknown or too old", "ignored: unreadable manifest", "resent: infra", "retried",
+    "unevaluated: deadline", "worked again", "message lost", "work started", "worker silent", "sneaking",
+    "bus: refuses", "bus: takes and fails", "killed", "a store failed", "emptied", "frozen", "ghost gone", "compared",
+    "finished", "failed",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_each_situation_occurred(situation: str) -> None:
+    assert SEEN[situation]
