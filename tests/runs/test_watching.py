@@ -13,7 +13,7 @@ from schemas.experiment import Experiment
 from schemas.log import Event
 from tests.runs.here import Fuse, Killed, runtime
 from tests.runs.test_crash import MODES, operations, places
-from tests.runs.test_embedded import small
+from tests.runs.test_embedded import SYNC, small
 from tests.toys import paint
 
 
@@ -65,3 +65,17 @@ def test_a_close_says_what_it_counted_and_how_long_quorum_and_grace_took(tmp_pat
     assert any("quorum_s" in e.facts for e in events if e.event == "closed")
     spent = [e.facts for e in events if e.event == "committed"]
     assert len(spent) == made.rounds.versions and all(s["fold_s"] > 0 and s["commit_s"] > 0 for s in spent)
+
+
+def test_a_cancelled_run_keeps_its_last_version_and_says_so(tmp_path: Path) -> None:
+    made = small(paint(tmp_path / "images"), rounds={**SYNC, "versions": 9})
+    stands = runtime(tmp_path)
+
+    def cancel(event: Event) -> None:
+        if event.event == "committed" and event.version == 2:
+            stands.state.flag("r", "cancel")
+
+    outcome = runs.execute(plan(made), stands, "r", cancel)
+    assert (outcome.report.status, outcome.report.version) == ("cancelled", 2)
+    assert "was cancelled" in outcome.report.reason
+    assert outcome.commit is not None and outcome.tensors["all"]

@@ -1,6 +1,7 @@
 """A real Prometheus scrapes a real loop and Celery Flower, and answers every query of the dashboard."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 from infra.servers import S3, Child, Redis, answers, free_port, start, wait_for
@@ -59,7 +61,9 @@ def experiment(tmp_path: Path) -> Path:
 def prometheus(experiment: Path, redis_server: Redis, s3_server: S3, tmp_path: Path) -> Iterator[str]:
     """The URL of a Prometheus that scrapes a loop at work and Flower, each on a port of its own on loopback."""
     program = needed(shutil.which("prometheus"), "Prometheus")
+    url = _restricted(redis_server)
     env = {**environment(redis_server, s3_server, tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    env |= {"QUORATE_BUS": url, "QUORATE_STATE": url}
     at_worker = {k: v for k, v in env.items() if "S3" not in k and "BLOBS" not in k}
     loop, flower, own = free_port(), free_port(), free_port()
     celery = [sys.executable, "-m", "celery", "-A", "infra.celery_app", "flower"]
@@ -77,6 +81,15 @@ def prometheus(experiment: Path, redis_server: Redis, s3_server: S3, tmp_path: P
     finally:
         for child in reversed(children):
             child.stop()
+
+
+def _restricted(server: Redis) -> str:
+    """The URL of a user who may do what docs/operations.md says, and nothing else."""
+    (line,) = re.findall(r"ACL SETUSER quorate (.*)", (ROOT / "docs/operations.md").read_text())
+    admin = redis.Redis.from_url(server.url)
+    admin.execute_command("ACL", "SETUSER", "quorate", "reset", *line.replace("PASSWORD", "secret").split())
+    admin.execute_command("ACL", "LOG", "RESET")
+    return server.url.replace("unix://", "unix://quorate:secret@")
 
 
 def _command(program: str, folder: Path, own: int, loop: int, flower: int) -> list[str | Path]:
@@ -107,7 +120,7 @@ def ask(url: str, query: str) -> list[Any]:
     return result
 
 
-def test_prometheus_answers_every_query_of_the_dashboard_with_data(prometheus: str) -> None:
+def test_prometheus_answers_every_query_of_the_dashboard_with_data(prometheus: str, redis_server: Redis) -> None:
     empty = []
     for query in dashboard.queries():
         if not ask(prometheus, dashboard.filled(query, "watched", "10s")):
@@ -115,6 +128,8 @@ def test_prometheus_answers_every_query_of_the_dashboard_with_data(prometheus: s
     assert [query for query in empty if not dashboard.metrics(query) & MAY_BE_EMPTY] == []
     with urllib.request.urlopen(f"{prometheus}/api/v1/label/run/values", timeout=10) as answer:
         assert json.load(answer)["data"] == ["watched"]
+    # Loop, worker and Flower ran as the restricted user, and Redis has refused them nothing.
+    assert redis.Redis.from_url(redis_server.url).execute_command("ACL", "LOG") == []
 
 
 def test_the_configuration_of_the_profile_is_understood() -> None:

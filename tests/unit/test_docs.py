@@ -93,6 +93,12 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_test_that_is_named_is_where_the_link_leads(page: Path) -> None:
+    for name, path in re.findall(r"\[(test_\w+)\]\(([^)\s]+\.py)\)", page.read_text()):
+        assert f"def {name}(" in (page.parent / path).read_text(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_quorate_command_and_option_exists(page: Path) -> None:
     for words in calls(page.read_text(), "quorate"):
         assert unknown(words) is None, f"quorate {' '.join(words)}: there is no {unknown(words)}"
