@@ -1,6 +1,7 @@
 """`python -m benchmarks [WHAT ...]`: measure all, or what is named, and write docs/benchmarks.md.
 
-WHAT: overhead, embedded, accuracy, first_run, race; `page` only writes the page; `tuning` chooses a preset once more.
+WHAT: overhead, throughput, embedded, memory, accuracy, first_run, race; `page` only writes the page (with what `make
+chaos` and `make soak` have kept by --record, too); `tuning` chooses a preset once more.
 """
 
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from benchmarks import accuracy, embedded, first_run, overhead, page, race, tuning
+from benchmarks import accuracy, embedded, first_run, memory, overhead, page, race, throughput, tuning
 from benchmarks.machine import here
 from infra import logs, settings
 
@@ -27,6 +28,8 @@ def _measured(name: str, measure: Callable[[], BaseModel]) -> None:
 def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
     return {
         "overhead": overhead.measure,
+        "throughput": throughput.measure,
+        "memory": memory.measure,
         "embedded": lambda: embedded.measure(cache),
         "accuracy": lambda: accuracy.measure(page.RESULTS / "accuracy.json", cache, here()),
         "first_run": first_run.measure,

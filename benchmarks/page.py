@@ -3,13 +3,16 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy, process, race_page
+from benchmarks import accuracy, load_page, process, race_page
 from benchmarks.accuracy import METHODS, NUMBERS, SEEDS, Scores
 from benchmarks.embedded import Embedded
 from benchmarks.first_run import FirstRun
 from benchmarks.markdown import place, table, verdict
+from benchmarks.memory import Memory
 from benchmarks.overhead import Overhead, Repetition
 from benchmarks.race import Race
+from benchmarks.throughput import Throughput
+from benchmarks.trials import Chaos, Soak
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -24,8 +27,12 @@ Written by `make bench` (`python -m benchmarks`) from what it measured, whatever
 
 def write() -> None:
     """The page, from all results there are."""
-    readers = {"overhead": (Overhead, _overhead), "embedded": (Embedded, _embedded), "race": (Race, race_page.section),
-               "accuracy": (Scores, _accuracy), "first_run": (FirstRun, _first_run)}  # fmt: skip
+    readers = {
+        "overhead": (Overhead, _overhead), "throughput": (Throughput, load_page.throughput),
+        "embedded": (Embedded, _embedded), "memory": (Memory, load_page.memory), "race": (Race, race_page.section),
+        "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak), "accuracy": (Scores, _accuracy),
+        "first_run": (FirstRun, _first_run),
+    }  # fmt: skip
     parts = [HEAD]
     for name, (model, section) in readers.items():
         path = RESULTS / f"{name}.json"

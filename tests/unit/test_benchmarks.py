@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import accuracy, embedded, job, overhead, page, process
+from benchmarks import accuracy, embedded, job, memory, overhead, page, process, throughput
 from benchmarks.__main__ import main
 from benchmarks.accuracy import Score, Scores
 from benchmarks.machine import here
+from benchmarks.trials import Blow, Chaos, Series
 from schemas.log import Event
 from schemas.messages import ALL
 
@@ -67,3 +68,45 @@ def test_an_unknown_benchmark_is_named_and_nothing_is_measured() -> None:
     done = CliRunner().invoke(main, ["overhed"])
     assert done.exit_code == 2
     assert "overhed" in done.output
+
+
+def series(*values: float, hours: float = 1.0, most: float = 1.0, noise: float = 0.0) -> Series:
+    samples = tuple((i * hours / (len(values) - 1), v) for i, v in enumerate(values))
+    return Series(what="x", unit="MB", most=most, noise=noise, samples=samples)
+
+
+def test_a_slope_is_that_of_the_line_behind_the_first_fifth() -> None:
+    found = series(0.0, 50.0, 52.0, 54.0, 56.0, 58.0)  # at 0, 0.2, ... 1 h: from 0.2 h on 2 in 0.2 h
+    assert found.slope == pytest.approx(10.0)
+    assert not found.flat
+    assert series(0.0, 50.0, 52.0, 54.0, 56.0, 58.0, most=10.1).flat
+
+
+def test_a_rise_within_the_noise_is_flat_however_steep() -> None:
+    steep = {"hours": 0.01, "most": 1.0}
+    assert series(5.0, 5.0, 6.0, 7.0, 8.0, 9.0, noise=4.1, **steep).flat
+    assert not series(5.0, 5.0, 6.0, 7.0, 8.0, 9.0, noise=3.9, **steep).flat
+
+
+def test_faults_that_came_together_share_their_recovery() -> None:
+    blows = (Blow(kinds=("a",), lasted_s=1, recovery_s=3), Blow(kinds=("a", "b"), lasted_s=1, recovery_s=5))
+    found = Chaos(where=here(), seed=0, minutes=1, whole_s=9, blows=blows, versions={}, runs={}, violations=())
+    assert list(found.table()) == [("a", 2, 5.0, 4.0), ("b", 1, 5.0, 5.0)]
+
+
+def test_updates_per_second_leave_out_the_first_versions() -> None:
+    def closed(wall: float) -> Event:
+        return Event(event="closed", at=0.0, wall=wall, version=1, facts={"counted": 8})
+
+    assert throughput.updates_per_s([closed(t) for t in (0.0, 9.0, 10.0, 12.0)], warm=2) == pytest.approx(16 / 3)
+
+
+def test_the_time_of_an_update_is_its_share_of_its_version() -> None:
+    assert memory.ms_per_update([(0.0, 10), (0.5, 10), (0.6, 10), (0.8, 10)]) == pytest.approx(20.0)  # 50, 10, 20
+
+
+def test_an_asynchronous_job_ends_in_the_sum_of_its_steps(tmp_path: Path) -> None:
+    asked = memory.experiment("eight", 12, 4)
+    _, outcome = process.run(asked, tmp_path)
+    assert job.adds_up(outcome.tensors[ALL], asked, outcome.events)
+    assert not job.adds_up(outcome.tensors[ALL], asked, outcome.events[: len(outcome.events) // 2])
