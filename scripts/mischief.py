@@ -116,7 +116,7 @@ def redis_emptied(ground: Ground, random: Random) -> Iterator[None]:
 @contextlib.contextmanager
 def redis_cut_off(ground: Ground, random: Random) -> Iterator[None]:
     """Connections to Valkey are cut, and new ones refused."""
-    with ground.field.redis.shut_for_a_while():
+    with ground.field.redis.gone():
         yield
 
 
@@ -145,7 +145,7 @@ def s3_frozen(ground: Ground, random: Random) -> Iterator[None]:
 @contextlib.contextmanager
 def s3_cut_off(ground: Ground, random: Random) -> Iterator[None]:
     """Connections to the S3 are cut, and new ones refused."""
-    with ground.field.s3.shut_for_a_while():
+    with ground.field.s3.gone():
         yield
 
 
