@@ -4,6 +4,7 @@ Knows how a run is begun, taken over and judged when it has ended; knows no faul
 """
 
 import shutil
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ class Storage:
 
 @dataclass
 class Track:
-    """Runs of one kind. sha256: what each must end in, if that is known. told: processes whose end is no surprise."""
+    """Runs of one kind. sha256: what each must end in, if that is known. told: processes whose end is no surprise.
+
+    alive: the orchestrators and the run of each; two may have seen the same run to its end.
+    """
 
     field: Field
     runtime: Runtime
@@ -60,7 +64,7 @@ class Track:
     committed: int = 0
     judged: int = 0
     before: int = 0
-    alive: list[Process] = field(default_factory=list)
+    alive: dict[str, list[Process]] = field(default_factory=lambda: defaultdict(list))
     told: list[Process] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
@@ -69,22 +73,27 @@ class Track:
         """The run that goes on."""
         return f"{self.name}-{self.number:03}"
 
+    @property
+    def mine(self) -> list[Process]:
+        """Its orchestrators."""
+        return self.alive[self.run]
+
     def begin(self) -> None:
         """The next run."""
         self.number, self.before = self.number + 1, self.committed
-        self.alive.append(self.field.run(self.run, **self.changes))
+        self.mine.append(self.field.run(self.run, **self.changes))
 
     def resume(self) -> None:
         """One more orchestrator, that takes the run over as soon as it may; or begins it, if nobody has."""
         known = next(self.runtime.blobs.keys(keys.experiment(self.run)), None) is not None
-        self.alive.append(self.field.resume(self.run) if known else self.field.run(self.run, **self.changes))
+        self.mine.append(self.field.resume(self.run) if known else self.field.run(self.run, **self.changes))
 
     def look(self) -> None:
         """See which orchestrators have ended, judge a run that is over and begin the next; count the versions."""
-        for process in [p for p in self.alive if p.child.ended()]:
-            self.alive.remove(process)
-            self._ended(process)
-        if not self.alive:
+        for run, process in [(run, p) for run, those in self.alive.items() for p in those if p.child.ended()]:
+            self.alive[run].remove(process)
+            self._ended(run, process)
+        if not self.mine:
             self.resume()
         found = list(self.runtime.blobs.keys(keys.versions(self.run)))
         self.committed = max(self.committed, self.before + len(found))
@@ -92,24 +101,24 @@ class Track:
     def give_up(self, why: str) -> None:
         """Leave the run as it stands, for whoever looks for the cause."""
         self.violations.append(f"{self.run}: {why}")
-        for process in self.alive:
+        for process in self.mine:
             process.stop()
-        self.alive.clear()
+        self.mine.clear()
         self.begin()
 
-    def _ended(self, process: Process) -> None:
+    def _ended(self, run: str, process: Process) -> None:
         status = process.child.process.returncode
         if status == 0:
-            if self.judged < self.number:
+            if run == self.run:
                 self._judge()
                 self.begin()
         elif process not in self.told and status != 3 and NOT_THERE not in process.child.ended():
-            self.give_up(process.child.ended())
+            self.violations.append(f"{run}: {process.child.ended()}")
 
     def _judge(self) -> None:
         """Whether the run that has ended is whole."""
         found = self.field.outcome(self.run).report
-        self.judged = self.number
+        self.judged += 1
         self.committed = self.before + found.version + 1
         wrong = list(audit(Commits(self.run, self.runtime.blobs)).violations)
         if found.status != "finished":

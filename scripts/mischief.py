@@ -14,6 +14,7 @@ from random import Random
 
 import redis
 
+from schemas.errors import QuorateError
 from scripts.ground import Ground, Track
 from tests.stack.processes import sessions
 
@@ -74,7 +75,7 @@ def orchestrator_terminated(ground: Ground, random: Random) -> Iterator[None]:
 def orchestrator_frozen(ground: Ground, random: Random) -> Iterator[None]:
     """SIGSTOP to the loop of a run, SIGCONT at the end."""
     with contextlib.ExitStack() as frozen:
-        for process in _track(ground, random).alive:
+        for process in _track(ground, random).mine:
             frozen.enter_context(process.frozen())
         yield
 
@@ -84,9 +85,10 @@ def orchestrator_doubled(ground: Ground, random: Random) -> Iterator[None]:
     """SIGSTOP to the loop of a run while another one waits to take it over; both go on at the end."""
     track = _track(ground, random)
     with contextlib.ExitStack() as frozen:
-        for process in track.alive:
+        for process in track.mine:
             frozen.enter_context(process.frozen())
-        track.resume()
+        with contextlib.suppress(QuorateError):  # the store may be away too: then nobody can take it over either
+            track.resume()
         yield
 
 
@@ -108,8 +110,8 @@ def redis_frozen(ground: Ground, random: Random) -> Iterator[None]:
 @contextlib.contextmanager
 def redis_emptied(ground: Ground, random: Random) -> Iterator[None]:
     """Everything in Valkey is gone: leases, streams, queues."""
-    with redis.Redis.from_url(ground.field.memory.server.url) as client:
-        client.flushall()
+    with contextlib.suppress(redis.RedisError):  # it may be away too
+        redis.Redis.from_url(ground.field.memory.server.url, socket_timeout=2.0).flushall()
     yield
 
 
@@ -196,7 +198,7 @@ def _track(ground: Ground, random: Random) -> Track:
 
 
 def _end(track: Track, number: signal.Signals) -> None:
-    for process in track.alive:
+    for process in track.mine:
         track.told.append(process)
         process.child.process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait for a server that is gone too
@@ -205,11 +207,12 @@ def _end(track: Track, number: signal.Signals) -> None:
 
 @contextlib.contextmanager
 def _stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+    with contextlib.suppress(ProcessLookupError):  # another fault has killed it
+        os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):  # another fault has killed it meanwhile
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
 
 
