@@ -30,7 +30,7 @@ from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.messages import ALL
 
-UPDATES, SMALL, DISK = 1000, 1024, 65_536
+UPDATES, SMALL, DISK = 480, 1024, 65_536
 """Updates of each run; float32 values of the model: where memory and time are measured, and where disk is."""
 EIGHT = {"in_flight": 8, "quorum": 8, "floor": 8, "refill": "at_arrival", "max_staleness": 2}
 EMBEDDED, STACK, VERSIONS = (10, 100, 1000), (10, 100), (20, 200)
