@@ -68,7 +68,7 @@ class Desk:
         task = self.book.open.get(task_id)
         if task is None or task.attempt != attempt:
             return
-        if attempt >= ATTEMPTS:
+        if attempt >= ATTEMPTS and task.kind != "describe":  # a late site is waited for as long as the run goes on
             self.expire(task, f"{reason} ({ATTEMPTS} attempts)")
             return
         decision = Resent(version=self.book.version, task_id=task_id, attempt=attempt + 1, reason=reason)
@@ -103,7 +103,7 @@ class Desk:
                 self._retry(decision, at)
 
     def _goes(self, task: Open) -> bool:
-        model = self.lineage.models[task.base][task.group]
+        model = None if task.kind == "describe" else self.lineage.models[task.base][task.group]
         try:
             self.post.send(task, self.lineage.commit.setting, model)
         except BusError:
@@ -127,7 +127,7 @@ class Desk:
                 self.book.starts(task_id, at)
 
     def _resend(self, decision: Resent, at: float) -> None:
-        self.book.resends(decision)
+        self.book.resends(decision, at)
         facts = {"task": decision.task_id, "attempt": decision.attempt, "reason": decision.reason}
         self.journal.record("resent", at, self.book.version, **facts)
 

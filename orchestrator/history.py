@@ -233,7 +233,7 @@ def _key(event: Event) -> Key:
 
 
 _RULES: dict[str, Callable[[History, Event], None]] = {
-    "started": History._started, "described": History._described, "asked": History._asked,
+    "started": History._started, "described": History._described, "joined": History._described, "asked": History._asked,
     "answered": History._answered, "accepted": History._admitted, "late": History._admitted,
     "rejected": History._rejected, "lost": History._lost, "retried": History._retried, "closed": History._closed,
     "finished": History._finished,

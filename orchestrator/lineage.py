@@ -159,7 +159,9 @@ class Lineage:
     def _keep_models(self, book: Book, stored: dict[str, BlobRef]) -> None:
         was = {**self.models, book.version: stored}
         needed = {(base, group) for group, r in book.rounds.items() for base in r.bases}
-        needed |= {(o.base, o.group) for o in book.open.values()} | {(book.version, group) for group in stored}
+        needed |= {(o.base, o.group) for o in book.open.values() if o.kind != "describe"} | {
+            (book.version, group) for group in stored
+        }
         kept = {n: {g: ref for g, ref in of.items() if (n, g) in needed} for n, of in was.items()}
         self.models = {n: of for n, of in kept.items() if of}
         used = {ref.key for of in self.models.values() for ref in of.values()}

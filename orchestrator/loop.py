@@ -18,6 +18,7 @@ from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.desk import Desk
 from orchestrator.intake import Intake
+from orchestrator.joining import Joining, is_open
 from orchestrator.journal import Journal
 from orchestrator.lineage import Lineage
 from orchestrator.plan import Plan
@@ -26,7 +27,7 @@ from orchestrator.simulate import Simulator
 from orchestrator.tenure import EVERY_S, Tenure
 from orchestrator.vigil import Vigil
 from schemas.errors import QuorumError
-from schemas.log import Closed, Commit, Decision, Event, read_entry
+from schemas.log import Closed, Commit, Decision, Event, Joined, read_entry
 from schemas.messages import Manifest, TaskFailure
 
 
@@ -46,6 +47,7 @@ class Loop:
         post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual)
         self.asking = Asking(plan, self.lineage, self.desk, self.clock, simulator)
+        self.joining = Joining(self.desk, self.lineage, runtime.blobs, plan.experiment.start_s)
         self.failed: dict[str, TaskFailure] = {}
         self.vigil = Vigil(self.run, runtime.state, simulator)
 
@@ -53,6 +55,7 @@ class Loop:
         """Stand where a commit stands."""
         self.lineage.load(commit)
         self.intake.simulator.begins(commit.began)
+        self.joining.begin()
         self.book = self.desk.load(Book.of(self.spec, commit))
         self.cursor = commit.cursor
         self.clock.catch_up(commit.at)
@@ -90,6 +93,7 @@ class Loop:
         self.settle()
         for failure in list(self.failed.values()):
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
+        self.joining.look(self.clock.now())
         self.desk.send(self.book.unsent())
 
     def turn(self) -> None:
@@ -159,7 +163,9 @@ class Loop:
             reason = f"unreadable {entry.author}: {e.errors()[0]['msg']}"[:200]
             self.journal.record("ignored", entry.at, self.book.version, task="", reason=reason)
             return
-        if isinstance(said, Manifest):
+        if isinstance(said, Manifest) and is_open(self.book, said.task_id):
+            self.joining.arrives(said, replaying=replaying)
+        elif isinstance(said, Manifest):
             self.intake.receive(self.book, said, entry.at)
         elif isinstance(said, TaskFailure):
             self.fails(said, entry.at, replaying)
@@ -174,6 +180,8 @@ class Loop:
         self.intake.release(self.book, at, self.lineage.state.tensors, named)
         if isinstance(decision, Closed):
             self.commit(decision, at)
+        elif isinstance(decision, Joined):
+            self.joining.joins(decision, at)
         else:
             self.desk.redo(decision, at)
 
@@ -182,9 +190,11 @@ class Loop:
         task = self.book.open.get(failure.task_id)
         if task is None or failure.run != self.run or failure.attempt != task.attempt:
             return
-        if task not in self.book.unanswered():
-            return  # its manifest is here, so it has been done after all
-        if failure.code == "client":
+        if task not in self.book.unanswered():  # its manifest is here, so it has been done after all
+            return
+        if task.kind == "describe":
+            self.joining.fails(failure, replaying=replaying)
+        elif failure.code == "client":
             self.intake.gives_up(self.book, task, at, failure.message)
         elif replaying:
             self.failed[failure.task_id] = failure  # what was decided then may follow in the stream
@@ -197,6 +207,7 @@ class Loop:
         self.desk.send(self.book.unsent())
         if not self.virtual:
             self.desk.look(self.vigil, self.clock.now())
+            self.joining.look(self.clock.now())
 
     # --- closing
 

@@ -26,7 +26,7 @@ def build(run: str, events: list[Event], tensors: Mapping[str, Tensors]) -> Repo
         version=version,
         seconds=max(0.0, events[-1].wall - events[0].wall),
         virtual_seconds=finished.at - started.at if started.facts["virtual"] else None,
-        accuracy=accuracies(events, described.facts if described else {}, version),
+        accuracy=accuracies(events, everybody(events), version),
         bytes_up=_sum(events, ("accepted", "late", "rejected"), "bytes"),
         bytes_down=_sum(events, ("asked",), "bytes"),
         wasted_share=(asked - entered) / asked if asked else 0.0,
@@ -49,6 +49,13 @@ def flat(tensors: Mapping[str, Tensors]) -> Tensors:
     if len(tensors) == 1:
         return dict(next(iter(tensors.values())))
     return {f"{group}/{name}": t for group, inner in tensors.items() for name, t in inner.items()}
+
+
+def everybody(events: Iterable[Event]) -> dict[str, Any]:
+    """Clients and held-out owners as they were described: at first, and of sites that joined later."""
+    told = [e.facts for e in events if e.event in ("described", "joined")]
+    clients = {client: split for facts in told for client, split in facts["clients"].items()}
+    return {"clients": clients, "held_out": sorted({owner for facts in told for owner in facts["held_out"]})}
 
 
 def accuracies(events: Iterable[Event], described: Mapping[str, Any], version: int) -> Accuracies:

@@ -28,9 +28,12 @@ class Scores:
 
     def take(self, event: Event) -> Evaluation | None:
         """Take in one event; the evaluation that it makes whole, unless a newer one is whole already."""
-        if event.event == "described":
-            self.clients, self.held_out = set(event.facts["clients"]), set(event.facts["held_out"])
-            self.of = {client: tuple(names) for client, names in event.facts.get("domains", {}).items()}
+        if event.event in ("described", "joined"):
+            self.clients, self.held_out = (
+                self.clients | set(event.facts["clients"]),
+                self.held_out | set(event.facts["held_out"]),
+            )
+            self.of |= {client: tuple(names) for client, names in event.facts.get("domains", {}).items()}
             return None
         version = event.version if event.event == "evaluated" else int(event.facts["base"])
         if version < self.last or event.event not in ("evaluated", "unevaluated"):

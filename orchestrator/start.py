@@ -14,6 +14,7 @@ from infra.runtime import Runtime
 from infra.stream import START
 from orchestrator import keys
 from orchestrator.commits import Commits
+from orchestrator.joining import read_description
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.post import Post
@@ -30,8 +31,6 @@ from workers.pipeline import read_assignment
 from workers.tensors import Tensors, is_finite, unpack
 
 ATTEMPTS = 3
-LARGEST_DESCRIPTION = 16 * 1024 * 1024
-"""Bytes of JSON: counts and names of very many clients."""
 
 LARGEST_STATE = 4 * 1024**3
 """Bytes of the tensors of version 0: adapters, or all of a CLIP."""
@@ -49,6 +48,7 @@ class Start:
         self.post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         virtual = isinstance(self.clock, VirtualClock)
         self.vigil = Vigil(self.run, runtime.state, Simulator.of(plan, virtual=virtual))
+        self.missing: tuple[Open, ...] = ()
         self.cursor = START
 
     def commit(self, code_version: str) -> Commit:
@@ -77,7 +77,7 @@ class Start:
             Commit(
                 run=self.run, version=0, at=self.clock.now(), began=self.clock.now(), setting=ref,
                 descriptions=descriptions,
-                models={0: models}, assignment=dict(state.assignment), cursor=self.cursor,
+                open=self.missing, models={0: models}, assignment=dict(state.assignment), cursor=self.cursor,
                 selector=self.plan.selector.dump(), journal=self.commits.put_journal(0, self.journal.events),
             )
         )  # fmt: skip
@@ -89,6 +89,7 @@ class Start:
         answers = self.exchange([self._task("describe", site) for site in sites], setting)
         asked = {_task_id("describe", site): site for site in sites}
         found = tuple(self._description(m, asked[task_id]) for task_id, m in sorted(answers.items()))
+        self.missing = tuple(t.model_copy(update={"started_at": None}) for t in self.unanswered.values())
         missing = [s for s in sites if _task_id("describe", s) not in answers]
         clients = [c for d in found for c, split in d.clients.items() if split.train]
         if missing and len(clients) < max(1, self.plan.experiment.rounds.floor):
@@ -137,7 +138,7 @@ class Start:
     def exchange(self, tasks: list[Open], setting: BlobRef) -> dict[str, Manifest]:
         """Send tasks and wait, at most `start_s`, for their manifests. What is in the stream already is not sent."""
         until = self.clock.now() + self.plan.experiment.start_s
-        waiting = {t.task_id: t for t in tasks}
+        self.unanswered = waiting = {t.task_id: t for t in tasks}
         answers = self.listen(waiting, self.clock.now())
         unsent = set(waiting)
         while waiting and (now := self.clock.now()) < until:
@@ -214,12 +215,9 @@ class Start:
     def _description(self, manifest: Manifest, site: str | None) -> Description:
         blob = manifest.outputs["description"]
         try:
-            if blob.size > LARGEST_DESCRIPTION:
-                raise BlobCorrupt(f"{blob.size} bytes are too many")
-            found = Description.model_validate_json(self.runtime.blobs.get(blob))
-        except (ValidationError, BlobMissing, BlobCorrupt) as e:
-            said = e.errors()[0]["msg"] if isinstance(e, ValidationError) else str(e)
-            raise RunFailed(f"run {self.run}: {site or 'the pool'} sent an unreadable description: {said}") from None
+            found = read_description(self.runtime.blobs, blob)
+        except ValueError as e:
+            raise RunFailed(f"run {self.run}: {site or 'the pool'} sent an unreadable description: {e}") from None
         if found.site != site:
             raise RunFailed(f"run {self.run}: {site or 'the pool'} described itself as {found.site or 'the pool'}")
         foreign = [n for n in (*found.clients, *found.held_out) if site and n != site and not n.startswith(f"{site}.")]

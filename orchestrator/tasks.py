@@ -66,6 +66,8 @@ class Tasks:
 
     def expires(self, task: Open) -> float:
         """When the loop stops waiting for a task: its deadline counts from its start, else its grants' life."""
+        if task.kind == "describe":  # a site may come at any time
+            return float("inf")
         if task.started_at is None:
             return task.asked_at + self.spec.task_ttl_s
         return task.started_at + self.spec.deadline_s
@@ -113,10 +115,11 @@ class Tasks:
         """The broker was emptied: nothing counts as sent any more."""
         self.open = {k: o.model_copy(update={"sent": False}) for k, o in self.open.items()}
 
-    def resends(self, decision: Resent) -> None:
-        """A task goes out again."""
+    def resends(self, decision: Resent, at: float) -> None:
+        """A task goes out again. What is waited for without end is then as good as asked anew."""
         if decision.task_id in self.open:
-            again = {"attempt": decision.attempt, "started_at": None, "sent": False}
+            again: dict[str, object] = {"attempt": decision.attempt, "started_at": None, "sent": False}
+            again |= {"asked_at": at} if self.open[decision.task_id].kind == "describe" else {}
             self.open[decision.task_id] = self.open[decision.task_id].model_copy(update=again)
 
     def knows(self, task: Open) -> bool:

@@ -62,6 +62,8 @@ class View:
                 self._started(event)
             case "described":
                 self._described(event)
+            case "joined":
+                self._joined(event)
             case "loaded":
                 self._loaded(event)
             case "away":
@@ -70,7 +72,7 @@ class View:
                 self._closed(event)
             case "evaluated":
                 self._evaluated(event)
-            case "retried" | "resent" | "rejected" | "lost" | "unevaluated":
+            case "retried" | "resent" | "rejected" | "lost" | "unevaluated" | "refused":
                 self._told(event)
         if self.live:
             self.live.update(self._panel())
@@ -87,6 +89,14 @@ class View:
         self.began = event.at
         e = self.experiment
         self._say(f"run {self.run}: {e.method.name}, seed {e.seed}; asking the owners what they hold")
+
+    def _joined(self, event: Event) -> None:
+        self.trainers |= {c for c, split in event.facts["clients"].items() if split["test"]}
+        held = event.facts["held_out"]
+        told = (
+            f"v{event.version:<3} {event.facts['site']} joined with {', '.join(event.facts['clients']) or 'no clients'}"
+        )
+        self._say(told + (f"; held out: {', '.join(held)}" if held else ""))
 
     def _described(self, event: Event) -> None:
         clients = event.facts["clients"]
@@ -137,7 +147,8 @@ class View:
             self._rest()
         self.last, self.alike = what, self.alike + 1
         if self.alike <= ALIKE:
-            who, detail = event.client or event.facts.get("task", ""), event.facts.get("detail", "")
+            who = event.client or event.facts.get("task") or event.facts.get("site", "")
+            detail = event.facts.get("detail", "")
             self._print(f"v{event.version:<3} {event.event} {who}: {reason}" + (f" ({detail[:200]})" if detail else ""))
 
     def _rest(self) -> None:

@@ -118,7 +118,18 @@ class Closed(Frozen):
     without: tuple[Name, ...]
 
 
-Decision = Annotated[Asked | Sent | Started | Resent | Expired | Retried | Closed, Field(discriminator="kind")]
+class Joined(Frozen):
+    """A site whose description came after version 0 takes part from now on, or why it does not."""
+
+    kind: Literal["joined"] = "joined"
+    version: NonNegativeInt
+    task_id: str
+    site: Name
+    description: Description | None = None
+    refused: str = ""
+
+
+Decision = Annotated[Asked | Sent | Started | Resent | Expired | Retried | Closed | Joined, Field(discriminator="kind")]
 DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 
 

@@ -174,7 +174,7 @@ def test_a_new_attempt_waits_to_be_started_again() -> None:
     (task,) = _ask(book, "ann", at=0.0)
     book.starts(task.task_id, 1.0)
     book.sends([task.task_id])
-    book.resends(Resent(version=0, task_id=task.task_id, attempt=2, reason="worker gone"))
+    book.resends(Resent(version=0, task_id=task.task_id, attempt=2, reason="worker gone"), 2.0)
     again = book.open[task.task_id]
     assert (again.attempt, again.started_at, again.sent, again.asked_at) == (2, None, False, 0.0)
     assert book.ledger["ann"] == Share(asked=1)  # an attempt is no new asking
