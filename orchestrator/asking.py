@@ -14,7 +14,12 @@ from orchestrator.lineage import Lineage
 from orchestrator.plan import Plan
 from orchestrator.simulate import Simulator
 from schemas.base import derive
+from schemas.errors import QuorumError
+from schemas.log import Share
 from schemas.messages import ALL
+
+NAMED = 8
+"""Clients that a reason names one by one."""
 
 
 class Asking:
@@ -56,6 +61,19 @@ class Asking:
         if new := tuple(t for t in tasks if not self.book.knows(t)):
             self.desk.ask(new)
 
+    def failed(self, group: str) -> QuorumError:
+        """Why the round of a group is given up: what was needed, who had been asked, and what became of it."""
+        spec, version, run = self.book.numbers(group), self.book.version + 1, self.lineage.commit.run
+        ledger = {c: share for c, share in sorted(self.book.ledger.items()) if self.book.group_of(c) == group}
+        told = [f"{client} ({_fates(share)})" for client, share in ledger.items()]
+        more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+        return QuorumError(
+            f"version {version} of run {run} got {self.book.progress(group).accepted} updates, at least {spec.floor} "
+            f"are needed, and asking {spec.retries} times more did not help; "
+            f"asked so far: {', '.join(told[:NAMED]) or 'nobody, since nobody was there'}{more}",
+            hint="lower rounds.floor, raise rounds.deadline_s, or see in the ledger which clients are lost",
+        )
+
     def _back(self, group: str) -> dict[str, float]:
         """Who could be asked, and the first moment from now on at which each is there. Nobody without a budget."""
         free = self.book.free(orders.sites(self.lineage.commit), group) if self.book.budget(group) else []
@@ -67,3 +85,8 @@ class Asking:
         more = () if group == ALL else (group,)
         random = Random(derive(self.plan.experiment.seed, now.base, "select", now.batches, *more))
         return [c for c in dict.fromkeys(self.plan.selector.pick(free, budget, random)) if c in free][:budget]
+
+
+def _fates(share: Share) -> str:
+    numbers = {"accepted": share.accepted, "late": share.late, "rejected": share.rejected, "lost": share.lost}
+    return f"{share.asked} times: " + (", ".join(f"{n} {fate}" for fate, n in numbers.items() if n) or "no answer yet")

@@ -26,7 +26,6 @@ from orchestrator.post import Post
 from orchestrator.simulate import Simulator
 from orchestrator.tenure import EVERY_S, Tenure
 from orchestrator.vigil import Vigil
-from schemas.errors import QuorumError
 from schemas.log import Closed, Commit, Decision, Event, Joined, read_entry
 from schemas.messages import Manifest, TaskFailure
 
@@ -213,13 +212,8 @@ class Loop:
 
     def retry(self, group: str) -> None:
         """Too few updates: ask replacements, or give up. Raises QuorumError."""
-        spec, now = self.book.numbers(group), self.book.rounds[group]
-        if now.retries >= spec.retries:
-            raise QuorumError(
-                f"version {self.book.version + 1} of run {self.run} got {self.book.progress(group).accepted} updates, "
-                f"at least {spec.floor} are needed, and asking {spec.retries} times more did not help",
-                hint="lower rounds.floor, raise rounds.deadline_s, or see in the ledger which clients are lost",
-            )
+        if self.book.rounds[group].retries >= self.spec.retries:
+            raise self.asking.failed(group)
         self.desk.retry(group)
 
     def close(self, group: str) -> None:

@@ -92,11 +92,8 @@ class View:
 
     def _joined(self, event: Event) -> None:
         self.trainers |= {c for c, split in event.facts["clients"].items() if split["test"]}
-        held = event.facts["held_out"]
-        told = (
-            f"v{event.version:<3} {event.facts['site']} joined with {', '.join(event.facts['clients']) or 'no clients'}"
-        )
-        self._say(told + (f"; held out: {', '.join(held)}" if held else ""))
+        names = ", ".join([*event.facts["clients"], *event.facts["held_out"]])
+        self._say(f"v{event.version:<3} {event.facts['site']} joined: {names}")
 
     def _described(self, event: Event) -> None:
         clients = event.facts["clients"]

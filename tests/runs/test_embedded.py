@@ -119,7 +119,8 @@ def test_a_run_of_clients_that_never_answer_fails_with_the_reason(images: Path, 
     never = {"latency": {"name": "none"}, "dropout": 0.999999}
     report = run(small(images, simulate=never), tmp_path).report
     assert report.status == "failed"
-    assert "at least 4" in report.reason
+    assert "got 0 updates, at least 4 are needed, and asking 3 times more did not help" in report.reason
+    assert "asked so far: flat-0 (4 times: 4 lost), flat-1 (4 times: 4 lost), noisy-0" in report.reason
     assert sum(s.lost for s in report.ledger.values()) == 16  # four clients, asked once and three times more
 
 
