@@ -4,9 +4,7 @@
 Knows nothing of what the bytes mean.
 """
 
-import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from infra import http
+from infra.files import write_whole
 from schemas.base import digest
 from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing
 from schemas.messages import BlobRef, Grant, Outlet, Ref
@@ -115,7 +114,10 @@ class FileBlobs:
 
     def delete(self, key: str) -> None:
         """As BlobStore."""
-        self._path(key).unlink(missing_ok=True)
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as e:
+            raise BlobError(f"{key}: {e.strerror}") from e
 
     def keys(self, prefix: str) -> Iterator[str]:
         """As BlobStore."""
@@ -144,20 +146,10 @@ def _read_file(path: Path, limit: int) -> bytes:
 
 def _write_file(path: Path, data: bytes, *, if_absent: bool) -> None:
     # No fsync: a killed process loses nothing, and after a power cut the hash tells.
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as f:
-            temporary = f.name
-            f.write(data)
-        if if_absent:
-            os.link(temporary, path)
-        else:
-            os.replace(temporary, path)
+        write_whole(path, data, os.link if if_absent else os.replace)
     except FileExistsError:
         raise BlobExists(f"{path.name}: written already") from None
     except OSError as e:
         raise BlobError(f"{path.name}: {e.strerror}") from e
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)

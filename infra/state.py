@@ -3,14 +3,16 @@
 Everything here can be lost: the truth is in the object store (`versions/{n}.json`).
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
+from infra.files import write_whole
 from schemas.errors import StoreError
 
 Answer = Literal["mine", "missing", "taken"]
@@ -51,6 +53,14 @@ class StateStore(Protocol):
         """Which of these are being worked on."""
 
 
+@contextlib.contextmanager
+def _failing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise StoreError(f"{path}: {e.strerror}") from e
+
+
 class FileState:
     """One machine, one process: a lock file per run serves as lease; tasks run in the loop's own process."""
 
@@ -62,14 +72,16 @@ class FileState:
         """As StateStore; the lock ends with the process, so ttl_s is not needed."""
         if run in self._locks:
             return True
-        lock = self._path(run, "lock").open("a")
+        path = self._path(run, "lock")
+        with _failing(path):
+            lock = path.open("a")
         if not _locked(lock, fcntl.LOCK_EX):
             lock.close()
             return False
-        lock.truncate(0)
-        lock.write(owner)
-        lock.flush()
         self._locks[run] = lock
+        with contextlib.suppress(OSError):  # without room for its name it is the owner all the same
+            lock.truncate(0)
+            os.write(lock.fileno(), owner.encode())
         return True
 
     def owner(self, run: str) -> tuple[str, float | None] | None:
@@ -111,9 +123,10 @@ class FileState:
 
     def forget(self, run: str) -> None:
         """As StateStore."""
-        for path in self.root.glob(f"{run}@*"):
-            path.unlink(missing_ok=True)
-        self._path(run, "json").unlink(missing_ok=True)
+        with _failing(self.root):
+            for path in self.root.glob(f"{run}@*"):
+                path.unlink(missing_ok=True)
+            self._path(run, "json").unlink(missing_ok=True)
 
     def beat(self, run: str, work: str, ttl_s: float) -> None:
         """Nothing to say: the loop and the work share one process."""
@@ -130,16 +143,13 @@ class FileState:
         return self._folder() / f"{run}.{suffix}"
 
     def _folder(self) -> Path:
-        try:
+        with _failing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise StoreError(f"{self.root}: {e.strerror}") from e
         return self.root
 
     def _write(self, path: Path, value: str) -> None:
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"value": value, "written": time.time()}))
-        os.replace(temporary, path)
+        with _failing(path):
+            write_whole(path, json.dumps({"value": value, "written": time.time()}).encode())
 
 
 def _locked(file: IO[str], kind: int) -> bool:

@@ -18,7 +18,7 @@ from orchestrator import results, view
 from orchestrator import run as runs
 from orchestrator.plan import Plan, files_of, plan, read_experiment
 from orchestrator.shelf import named
-from schemas.errors import ConfigError
+from schemas.errors import BlobError, ConfigError, StoreError
 from schemas.experiment import Experiment
 from schemas.log import Event
 
@@ -61,6 +61,8 @@ def run(
     except KeyboardInterrupt:
         click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
         return 130
+    except (BlobError, StoreError) as e:
+        raise type(e)(e.message, hint=e.hint or f"the run can go on: quorate run --resume {name}") from None
     folder = results.keep(outcome, experiment)
     if as_json:
         sys.stdout.write(outcome.report.model_dump_json(indent=2) + "\n")
@@ -172,4 +174,5 @@ def _here(environment: Settings) -> Work | None:
         return None
     from workers.execute import Worker  # noqa: PLC0415
 
-    return lambda stream, state: Worker(name="here", stream=stream, state=state, cache=environment.cache).handle
+    cache = environment.cache
+    return lambda stream, state: Worker(name="here", stream=stream, state=state, cache=cache).handle

@@ -4,11 +4,8 @@ Holds no storage credentials: it reads `Ref`s and writes `Outlet`s. Knows neithe
 answers depends on which worker it is, on what it did before, or on the attempt.
 """
 
-import contextlib
 import math
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +17,15 @@ from infra.state import StateStore
 from infra.stream import Author, Stream
 from schemas.base import canonical
 from schemas.complaints import complaint
-from schemas.errors import BlobCorrupt, BlobMissing, CodecError, ConfigError, DataError, StoreError
+from schemas.errors import (
+    BlobCorrupt,
+    BlobError,
+    BlobMissing,
+    CodecError,
+    ConfigError,
+    DataError,
+    StoreError,
+)
 from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Letter, Manifest, Split, Task, read_message
 from workers.adapters import Cosine
 from workers.data.owners import Owner
@@ -30,17 +35,12 @@ from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_state, write_update
 from workers.place import Place, Site, part
 from workers.plugins import load
+from workers.presence import beating, report
 from workers.private import PoolPrivate, Private, SitePrivate
 from workers.reach import Reach
 from workers.setting import Setting
 from workers.tensors import Tensors
 from workers.training import accuracy, one_thread
-
-BEAT_S, LEASE_S = 1.0, 3.0
-"""How often a worker says that it is at work, and how long that is believed. Seconds."""
-
-RETRY_S = 0.5
-"""Between two attempts to report. Seconds."""
 
 log = structlog.get_logger()
 
@@ -54,12 +54,15 @@ class Answer:
 
 
 class Worker:
-    """Executes tasks, for the pool or for one site. cache: folder of features and drawn data. files: as of Reach."""
+    """Executes tasks, for the pool or for one site. cache: folder of features and drawn data.
+
+    files: in the loop's own process, on files as its stores (see Reach). What these say for good then ends the loop.
+    """
 
     def __init__(
         self, *, name: str, stream: Stream, state: StateStore, cache: Path, site: Site | None = None, files: bool = True
     ) -> None:
-        self.name, self.stream, self.state, self.site = name, stream, state, site
+        self.name, self.stream, self.state, self.site, self.files = name, stream, state, site, files
         self._reach = Reach(files=files)
         self._place = Place(cache, site, self._reach)
         self._private: Private = SitePrivate(site.data.private) if site else PoolPrivate(self._reach)
@@ -73,15 +76,17 @@ class Worker:
             log.error("task not understood", error=complaint(e, Task))
             return
         self._reach.begin(task.deadline_s)
-        with structlog.contextvars.bound_contextvars(**logs.facts(task)), self._beating(task):
+        with structlog.contextvars.bound_contextvars(**logs.facts(task)), beating(self.state, task):
             author, body = self._attempt(task, started)
-            self._report(task, author, body, until=started + task.deadline_s)
+            report(self.stream, task, author, body, until=started + task.deadline_s)
 
     def _attempt(self, message: Task | Letter, started: float) -> tuple[Author, str]:
         try:
             task = opened(message, self._reach)
             answer = self._answer(task)
         except Exception as e:  # whatever a plugin or a library raises is this task's failure, not the worker's
+            if self.files and type(e) in (BlobError, StoreError):
+                raise
             log.warning("task failed", kind=message.kind, error=without_urls(f"{type(e).__name__}: {e}"))
             return "failure", failure(message, e, self.site).model_dump_json()
         seconds = time.monotonic() - started
@@ -193,36 +198,6 @@ class Worker:
         allowed = self._place.allowed
         codec: Codec = load("workers.codecs", setting.experiment.codec, allowed=allowed)
         return codec, [load("workers.transforms", c, allowed=allowed) for c in setting.experiment.transforms]
-
-    @contextlib.contextmanager
-    def _beating(self, task: Task | Letter) -> Iterator[None]:
-        over = threading.Event()
-
-        def beat() -> None:
-            while True:
-                with contextlib.suppress(StoreError):  # the loop then believes that nobody works, and sends again
-                    self.state.beat(task.run, task.work, LEASE_S)
-                if over.wait(BEAT_S):
-                    return
-
-        thread = threading.Thread(target=beat, name="beat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def _report(self, task: Task | Letter, author: Author, body: str, until: float) -> None:
-        while True:
-            try:
-                self.stream.append(task.run, author, body)
-                return
-            except StoreError as e:
-                if time.monotonic() > until:
-                    log.error("report given up", error=str(e))  # the loop finds the lease gone and sends again
-                    return
-                time.sleep(RETRY_S)
 
 
 @dataclass(frozen=True)

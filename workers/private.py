@@ -5,12 +5,12 @@ by their content, and only an opaque id travels.
 """
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from infra import blobs
+from infra.files import write_whole
 from schemas.base import digest
 from schemas.errors import BlobMissing, StoreError
 from schemas.messages import BlobRef, ClientSlot
@@ -78,7 +78,7 @@ class SitePrivate:
         path = self._path(run, slot.client, sha256)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _replace(path, data)
+            write_whole(path, data)
             _forget_old(path.parent)
         except OSError as e:
             raise StoreError(f"private state cannot be kept: {e.strerror}") from None
@@ -86,12 +86,6 @@ class SitePrivate:
 
     def _path(self, run: str, client: str, sha256: str) -> Path:
         return self.root / run / client / f"{sha256}.safetensors"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as f:
-        f.write(data)
-    os.replace(f.name, path)
 
 
 def _forget_old(folder: Path) -> None:
