@@ -174,5 +174,4 @@ def _here(environment: Settings) -> Work | None:
         return None
     from workers.execute import Worker  # noqa: PLC0415
 
-    cache = environment.cache
-    return lambda stream, state: Worker(name="here", stream=stream, state=state, cache=cache).handle
+    return lambda stream, state: Worker(name="here", stream=stream, state=state, cache=environment.cache).handle
