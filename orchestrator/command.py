@@ -1,5 +1,6 @@
 """What `quorate run`, `check` and `data` do, from paths and names to printed results."""
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -57,12 +58,11 @@ def run(
         with view.View(experiment, name, console, made.versions) as shown, _served(made, name, environment) as counts:
             watch = _each(shown.watch, *counts)
             wait_s = float("inf") if standby else RESUME_WAIT_S if resume else 0.0
-            outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=environment.patience_s)
+            with _resumable(name):
+                outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=environment.patience_s)
     except KeyboardInterrupt:
         click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
         return 130
-    except (BlobError, StoreError) as e:
-        raise type(e)(e.message, hint=e.hint or f"the run can go on: quorate run --resume {name}") from None
     folder = results.keep(outcome, experiment)
     if as_json:
         sys.stdout.write(outcome.report.model_dump_json(indent=2) + "\n")
@@ -157,6 +157,15 @@ def _fit(experiment: Experiment, owners: "Owners") -> None:
         raise ConfigError(f"{count} clients can never make the floor of {spec.floor}", hint="lower rounds.floor")
     if spec.refill == "at_arrival" and spec.quorum > count:
         raise ConfigError(f"{count} clients can never make the quorum of {spec.quorum}", hint="lower rounds.quorum")
+
+
+@contextlib.contextmanager
+def _resumable(name: str) -> Iterator[None]:
+    """What a store says ends the loop, not the run: say how to go on."""
+    try:
+        yield
+    except (BlobError, StoreError) as e:
+        raise type(e)(e.message, hint=e.hint or f"the run can go on: quorate run --resume {name}") from None
 
 
 def _free_name(runtime: Runtime, name: str) -> str:
