@@ -71,7 +71,14 @@ class Afoot:
         """The clients of a manifest are here, if they were asked."""
         task = self.tasks.get(manifest.task_id)
         if task is not None:
-            self.here |= {(task.task_id, r.client): task.base for r in manifest.results if r.client in task.clients}
+            self.here |= {
+                (task.task_id, r.client): self._base(task) for r in manifest.results if r.client in task.clients
+            }
+
+    def _base(self, task: Open) -> int:
+        """The base, or the version now if the group's model is still the same."""
+        now, then = (self.commit.models.get(n, {}).get(task.group) for n in (self.commit.version, task.base))
+        return self.commit.version if now is not None and now == then else task.base
 
     def _decided(self, decision: Decision) -> None:
         match decision:

@@ -16,7 +16,8 @@ from infra.clock import WallClock
 from infra.runtime import connect_blobs, connect_state, connect_stream
 from infra.settings import Settings
 from infra.stream import Entry
-from orchestrator import keys, story
+from orchestrator import keys
+from orchestrator import story as stories
 from orchestrator.afoot import Afoot
 from orchestrator.commits import Commits
 from orchestrator.tenure import LEASE_S
@@ -50,12 +51,11 @@ class Archive:
     def story(self, name: str) -> Story:
         """All of a run's story. Raises ConfigError if there is none of that name."""
         if (FOLDER / name / "report.json").exists():
-            told = story.Story.of(_read_journal(FOLDER / name))
+            told = stories.Story.of(_read_journal(FOLDER / name))
             return _story(name, told, report=read_report(FOLDER / name / "report.json"))
         commits = Commits(name, self.blobs)
         versions = self._wanted(name)
-        last = commits.last()
-        told = story.Story.of(commits.journal())
+        last, told = self._whole(commits)
         ended, owner = told.end is not None, self._owner(name)
         opened = self._open(name, last) if last and not ended else None
         return _story(name, told, owner=owner, open=opened, versions=versions)
@@ -63,14 +63,21 @@ class Archive:
     def summary(self, name: str) -> Story:
         """The story without its rounds: quick, also for a run of many versions."""
         if (FOLDER / name / "report.json").exists():
-            told = story.Story.of(_ends(FOLDER / name / "journal.jsonl"))
+            told = stories.Story.of(_ends(FOLDER / name / "journal.jsonl"))
             return _story(name, told, report=read_report(FOLDER / name / "report.json"))
         commits = Commits(name, self.blobs)
         versions, last, final = self._wanted(name), commits.last(), commits.final()
         events = [*(commits.beginning() if last else []), *(commits.events(last.journal)[-1:] if last else [])]
-        told = story.Story.of([*events, *(commits.events(final.journal)[-1:] if final else [])])
+        told = stories.Story.of([*events, *(commits.events(final.journal)[-1:] if final else [])])
         made = _story(name, told, owner=self._owner(name), versions=versions)
         return made.model_copy(update={"version": last.version if last else 0})
+
+    def _whole(self, commits: Commits) -> tuple[Commit | None, stories.Story]:
+        """The last commit and the story up to it, though a loop goes on committing meanwhile."""
+        while True:
+            last, told = commits.last(), stories.Story.of(commits.journal())
+            if last is None or last.version == max(told.rounds, default=0):
+                return last, told
 
     def _wanted(self, name: str) -> int:
         try:
@@ -120,7 +127,7 @@ def read_report(path: Path) -> Report:
         raise ConfigError(f"{path} is no report: {str(e).splitlines()[0]}") from None
 
 
-def _story(name: str, told: story.Story, *, report: Report | None = None, **more: Any) -> Story:
+def _story(name: str, told: stories.Story, *, report: Report | None = None, **more: Any) -> Story:
     facts = told.began.facts if told.began else {}
     end = told.end.facts if told.end else {}
     experiment = facts.get("experiment", {})

@@ -42,7 +42,8 @@ class Lineage:
         self.intake.forget()
         self.journal.events.clear()
         asked = {client: o.task_id for o in commit.open if o.kind == "train" for client in o.clients}
-        self.journal.record("loaded", commit.at, commit.version, open=asked, accepted=len(commit.accepted))
+        here = [(a.client, a.task_id, a.base) for a in commit.accepted]
+        self.journal.record("loaded", commit.at, commit.version, open=asked, accepted=here)
 
     def extend(self, book: Book, closed: Closed, at: float, cursor: str) -> Commit:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.

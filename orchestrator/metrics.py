@@ -43,6 +43,7 @@ class Metrics:
         self.histograms = {name: self._histogram(name, *how) for name, how in HISTOGRAMS.items()}
         self.values: dict[str, set[str]] = {}
         self.flying: set[tuple[str, str]] = set()
+        self.waiting: dict[tuple[str, str], int] = {}
         self.version: int | None = None
         self.closed: Event | None = None
         self.away = False
@@ -92,7 +93,8 @@ class Metrics:
         self.flying = {(client, task) for client, task in event.facts["open"].items()}
         self._set("version", event.version)
         self._set("in_flight", len(self.flying))
-        self._set("waiting_updates", event.facts["accepted"])
+        self.waiting = {(client, task): base for client, task, base in event.facts["accepted"]}
+        self._set("waiting_updates", len(self.waiting))
 
     def _asked(self, event: Event) -> None:
         self._add("updates_asked")
@@ -107,10 +109,13 @@ class Metrics:
     def _arrived(self, event: Event) -> None:
         self._lands(event)
         self._add("up_bytes", event.facts["bytes"])
+        update = str(event.client), event.facts["task"]
         if event.event == "rejected":
+            self.waiting.pop(update, None)  # of a client that was moved to another group after it was admitted
             self._add("updates_rejected", reason=event.facts["reason"])
-        elif "lag" in event.facts:  # without it, an update of before that a close has not counted
-            self.gauges["waiting_updates"].labels(self.run).inc()
+        else:
+            self.waiting[update] = event.facts["base"]
+        self._set("waiting_updates", len(self.waiting))
 
     def _committed(self, event: Event) -> None:
         closed, self.closed, self.version = self.closed, None, event.version
@@ -124,7 +129,9 @@ class Metrics:
         self._add("updates_accepted", closed.facts["counted"] - closed.facts["late"])
         self._add("updates_late", closed.facts["late"])
         self._add("updates_without", len(closed.facts["without"]))
-        self.gauges["waiting_updates"].labels(self.run).dec(closed.facts["counted"])
+        counted = {(client, base) for client, base in closed.facts["updates"]}
+        self.waiting = {u: base for u, base in self.waiting.items() if (u[0], base) not in counted}
+        self._set("waiting_updates", len(self.waiting))
         for lag, count in closed.facts["lags"].items():
             for _ in range(count):
                 self._observe("staleness_versions", int(lag))

@@ -11,6 +11,7 @@ from datetime import datetime
 from rich.console import Console
 
 from orchestrator.view import percent, plain, show
+from schemas.messages import ALL
 from schemas.story import Gone, Round, Story
 
 HEAD = "   v      t s asked    in  late without rejected  lost quorum s grace s mean %"
@@ -163,6 +164,8 @@ def _again(made: Round, width: int) -> Iterator[str]:
 
 
 def _counts(made: Round) -> Iterator[str]:
+    if made.group != ALL:
+        yield f"group {made.group}"
     if made.retries:
         yield f"asked for replacements {made.retries} times" if made.retries > 1 else "asked for replacements once"
     if made.taken_up:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.log import Event
+from schemas.messages import ALL
 from schemas.story import Again, Gone, Late, Round
 
 
@@ -24,6 +25,7 @@ class Story:
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
+    late: dict[tuple[str, int], int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "Story":
@@ -37,12 +39,12 @@ class Story:
         """Take in the next event."""
         self.last = event
         match event.event:
-            case "started":
-                self.began = self.began or event
-            case "described":
-                self.clients |= set(event.facts["clients"])
+            case "started" | "described" | "finished":
+                self._frame(event)
             case "asked":
                 self._more("asked", event.client)
+            case "late":
+                self.late[str(event.client), event.facts["base"]] = event.facts["lag"]
             case "rejected" | "lost":
                 self._more(event.event, _gone(event))
             case "resent":
@@ -59,8 +61,6 @@ class Story:
                 self.rounds.get(event.version, {}).update(event.facts)
             case "evaluated" if "accuracy" in event.facts:
                 self.scores.setdefault(event.version, {})[str(event.client)] = event.facts["accuracy"]
-            case "finished":
-                self.end = event
 
     def told(self) -> tuple[Round, ...]:
         """Every closed round, in order."""
@@ -77,14 +77,23 @@ class Story:
     def _more(self, name: str, what: object) -> None:
         self.facts.setdefault(name, []).append(what)
 
+    def _frame(self, event: Event) -> None:
+        if event.event == "started":
+            self.began = self.began or event
+        elif event.event == "finished":
+            self.end = event
+        else:
+            self.clients |= set(event.facts["clients"])
+
     def _close(self, event: Event) -> None:
-        known, base = event.facts, event.version - 1
+        known = event.facts
+        updates = [(client, base, self.late.pop((client, base), 0)) for client, base in known["updates"]]
         began = self.began.at if self.began else 0.0
         self.rounds[event.version] = {
             **self.facts, "version": event.version, "at": event.at - began, "wall": event.wall,
             "seconds": known["seconds"], "quorum_s": known.get("quorum_s"), "grace_s": known.get("grace_s"),
-            "counted": [client for client, of in known["updates"] if of == base],
-            "late": [Late(client=client, lag=base - of) for client, of in known["updates"] if of < base],
+            "group": known.get("group", ALL), "counted": [client for client, _, lag in updates if not lag],
+            "late": [Late(client=client, lag=lag) for client, _, lag in updates if lag],
             "without": list(known["without"]), "ignored": dict(self.ignored),
         }  # fmt: skip
         self.facts, self.ignored = {}, Counter()

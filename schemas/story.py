@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt
 
 from schemas.base import Frozen, Name
+from schemas.messages import ALL
 from schemas.report import Report
 
 Status = Literal["running", "unfinished", "finished", "failed", "cancelled"]
@@ -12,7 +13,7 @@ Status = Literal["running", "unfinished", "finished", "failed", "cancelled"]
 
 
 class Late(Frozen):
-    """An update counted in a later round than the one it was asked in. lag: versions since its base."""
+    """An update counted in a later round than the one it was asked in. lag: merges of its group since its base."""
 
     client: Name
     lag: NonNegativeInt
@@ -45,6 +46,7 @@ class Round(Frozen):
     """
 
     version: NonNegativeInt
+    group: str = Field(default=ALL, description="whose round it was; what else happened may be of other groups")
     at: float | None = None
     wall: float | None = Field(default=None, description="Unix seconds of its close")
     seconds: float | None = None

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -17,8 +18,11 @@ import redis
 import yaml
 
 from infra.servers import S3, Child, Redis, answers, free_port, start, wait_for
+from orchestrator.archive import Archive
+from orchestrator.tenure import LEASE_S
+from schemas.story import Round
 from tests import dashboard
-from tests.stack.servers import environment, needed
+from tests.stack.servers import environment, needed, settings
 from tests.toys import paint
 
 pytestmark = pytest.mark.stack
@@ -120,7 +124,9 @@ def ask(url: str, query: str) -> list[Any]:
     return result
 
 
-def test_prometheus_answers_every_query_of_the_dashboard_with_data(prometheus: str, redis_server: Redis) -> None:
+def test_prometheus_answers_every_query_of_the_dashboard_with_data(
+    prometheus: str, redis_server: Redis, s3_server: S3, tmp_path: Path
+) -> None:
     empty = []
     for query in dashboard.queries():
         if not ask(prometheus, dashboard.filled(query, "watched", "10s")):
@@ -128,8 +134,28 @@ def test_prometheus_answers_every_query_of_the_dashboard_with_data(prometheus: s
     assert [query for query in empty if not dashboard.metrics(query) & MAY_BE_EMPTY] == []
     with urllib.request.urlopen(f"{prometheus}/api/v1/label/run/values", timeout=10) as answer:
         assert json.load(answer)["data"] == ["watched"]
+    _story_is_told(redis_server, s3_server, tmp_path)
     # Loop, worker and Flower ran as the restricted user, and Redis has refused them nothing.
     assert redis.Redis.from_url(redis_server.url).execute_command("ACL", "LOG") == []
+
+
+def _story_is_told(redis_server: Redis, s3_server: S3, tmp_path: Path) -> None:
+    """Of the same run while it goes on: whose it is, its rounds, and the one that is open, from the stream."""
+    archive = Archive(settings(redis_server, s3_server, tmp_path / "cache"))
+    rounds: list[Round] = []
+    until = time.monotonic() + 20
+    while not any(r.asked for r in rounds) and time.monotonic() < until:  # a round has just been opened, now and then
+        told = archive.story("watched")
+        rounds = [told.open] if told.open else []
+    assert told.status == archive.summary("watched").status == "running"
+    assert told.owner is not None and told.owner.silent_s is not None and told.owner.silent_s < LEASE_S
+    assert [r.version for r in told.rounds] == list(range(1, told.version + 1)) and told.version >= 2
+    assert any("flat-1" in {g.client for g in r.rejected} for r in told.rounds)
+    (opened,) = rounds
+    assert opened.version == told.version + 1 and set(opened.asked) <= set(opened.counted) | set(opened.without) | {
+        g.client for g in opened.lost
+    }
+    assert archive.trouble == ""
 
 
 def test_the_configuration_of_the_profile_is_understood() -> None:

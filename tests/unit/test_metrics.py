@@ -37,7 +37,7 @@ def came(how: str, who: str, version: int = 0, **facts: Any) -> Event:
     return event(how, version, who, **{"task": f"v{version}-{who}", "base": version, "bytes": 500, "lag": 0, **facts})
 
 
-LOADED = event("loaded", 0, open={}, accepted=0)
+LOADED = event("loaded", 0, open={}, accepted=[])
 DESCRIBED = event(
     "described", 0, clients={"a0": {}, "a1": {}, "b0": {}}, held_out=["sketch"],
     domains={"a0": ["a"], "a1": ["a"], "b0": ["b"], "sketch": ["sketch"]},
@@ -63,7 +63,16 @@ def test_a_lost_update_that_comes_after_all_is_not_in_flight_twice() -> None:
 
 
 CLOSED = event(
-    "closed", 1, counted=3, late=1, without=["x", "y"], seconds=4.0, quorum_s=3.0, grace_s=1.0, lags={"0": 2, "2": 1}
+    "closed",
+    1,
+    counted=3,
+    late=1,
+    updates=[("a0", 0), ("a1", 0), ("b0", 0)],
+    without=["x", "y"],
+    seconds=4.0,
+    quorum_s=3.0,
+    grace_s=1.0,
+    lags={"0": 2, "2": 1},
 )
 COMMITTED = event("committed", 1, fold_s=0.02, commit_s=0.2)
 
@@ -93,15 +102,29 @@ def test_a_round_that_its_deadline_closed_has_no_quorum_wait() -> None:
 
 
 def test_an_update_that_a_close_left_behind_is_not_admitted_twice() -> None:
-    left = event("late", 1, "b0", task="v0-b0", base=0, bytes=0)  # as the journal says it at the close
-    closed = event("closed", 1, counted=1, late=0, without=[], seconds=1.0, lags={"0": 1})
+    left = event("late", 1, "b0", task="v0-b0", base=0, bytes=0, lag=1)  # as the journal says it at the close
+    closed = event("closed", 1, counted=1, late=0, updates=[("a0", 0)], without=[], seconds=1.0, lags={"0": 1})
     found = of(LOADED, came("accepted", "a0"), came("accepted", "b0"), left, closed, COMMITTED)
     assert value(found, "waiting_updates") == 1
     assert value(found, "up_bytes_total") == 1000
 
 
+def test_an_admitted_update_of_a_client_that_is_moved_waits_no_longer_and_a_second_one_takes_nothing_away() -> None:
+    moved = event("rejected", 1, "a0", task="v0-a0", base=0, bytes=0, reason="moved")
+    again = event("rejected", 1, "b0", task="v0-b0-again", base=0, bytes=0, reason="counted")
+    assert value(of(LOADED, came("accepted", "a0"), came("accepted", "b0"), moved, again), "waiting_updates") == 1
+
+
 def test_a_loop_that_takes_over_begins_with_what_is_open_there() -> None:
-    found = of(event("loaded", 7, open={"a0": "v6-a0", "b0": "v7-b0"}, accepted=3), came("late", "a0", 6, lag=1))
+    found = of(
+        event(
+            "loaded",
+            7,
+            open={"a0": "v6-a0", "b0": "v7-b0"},
+            accepted=[("x", "v6-x", 6), ("y", "v6-y", 6), ("z", "v7-z", 7)],
+        ),
+        came("late", "a0", 6, lag=1),
+    )
     assert (value(found, "version"), value(found, "in_flight"), value(found, "waiting_updates")) == (7, 1, 4)
 
 
