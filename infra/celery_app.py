@@ -162,14 +162,9 @@ def _connect(work: Work) -> None:
         late = isinstance(exception, (SoftTimeLimitExceeded, TimeLimitExceeded))
         _report(work, task_id, "client" if late else "infra", f"{type(exception).__name__}: {exception}")
 
-    def revoked(request: Any, expired: bool, **_: Any) -> None:
-        if expired:
-            _report(work, request.id, "grant", "the task waited in the queue until its grants had expired")
-
     signals.setup_logging.connect(lambda **_: work.log(), weak=False)
     signals.worker_process_init.connect(lambda **_: work.start(_child()), weak=False)
     signals.task_failure.connect(failed, weak=False)
-    signals.task_revoked.connect(revoked, weak=False)
 
 
 def _report(work: Work, id: str, code: Any, message: str) -> None:

@@ -4,7 +4,6 @@ Results never come back this way: they arrive in the stream.
 """
 
 import math
-from datetime import UTC, datetime
 
 from kombu.exceptions import OperationalError
 
@@ -34,7 +33,7 @@ class CeleryBus:
             raise BusError(f"cannot reach the broker: {str(e)[:200]}", hint="is QUORATE_BUS right?") from None
 
     def send(self, task: Task | Letter, site: str | None) -> None:
-        """As Bus. The message expires with its grants, and its time limits are those of the task.
+        """As Bus. The message never expires: a worker's clock would tell. Its time limits are those of the task.
 
         Raises BusError for lost connections and time-outs alone; ConfigError if the task cannot be sent at all.
         """
@@ -51,7 +50,6 @@ class CeleryBus:
                 kwargsrepr="{}",
                 soft_time_limit=soft,
                 time_limit=soft + KILL_AFTER_S,
-                expires=_expiry(task),
                 retry=False,
                 ignore_result=True,
             )
@@ -75,9 +73,3 @@ def _check(task: Task | Letter, size: int, limit_s: int) -> None:
         raise ConfigError(f"{task.task_id}: {size} bytes of JSON, {LARGEST} can be sent")
     if limit_s > VISIBILITY_S - 300:
         raise ConfigError(f"{task.task_id}: a deadline of {task.deadline_s:g} s is longer than the broker waits")
-
-
-def _expiry(task: Task | Letter) -> datetime | None:
-    """When the first grant runs out: from then on the task could only fail."""
-    grants = task.grants if isinstance(task, Task) else [g for g in [task.document.grant] if g]
-    return datetime.fromtimestamp(min(g.expires for g in grants), UTC) if grants else None

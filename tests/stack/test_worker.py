@@ -12,9 +12,9 @@ import pytest
 import redis
 import urllib3
 
-from infra.bus import POOL
+from infra.bus import LARGEST, POOL
 from infra.celery_app import TASK, make_app
-from infra.celery_bus import LARGEST, CeleryBus
+from infra.celery_bus import CeleryBus
 from infra.clock import WallClock
 from infra.runtime import Runtime, connect
 from infra.servers import S3, Child, Redis, answers, free_port, start, start_redis, wait_for
@@ -213,13 +213,14 @@ def test_a_killed_worker_leaves_no_grant_to_be_seen(stack: Stack, images: Path) 
 
 def test_a_task_whose_grants_expired_in_the_queue_is_not_begun(stack: Stack, images: Path) -> None:
     assert all(child.ended() for child in stack.children)  # the test before has killed the last worker
-    task = stack.describe(experiment(images))
+    task = stack.describe(asked_of("Blocking", root=str(images)))
     grant = stack.runtime.blobs.grant(task.setting.blob.key, "GET", 0.1)
     stale = task.model_copy(update={"setting": task.setting.model_copy(update={"grant": grant})})
     stack.send(stale)
     stack.pool_worker()
     failure = TaskFailure.model_validate_json(stack.answer(stale).body)
-    assert failure.code == "grant" and "expired" in failure.message
+    assert failure.code == "grant" and "403" in failure.message
+    assert not images.with_suffix(".pid").exists()
 
 
 def test_a_site_serves_its_own_queue_with_its_own_data(stack: Stack, tmp_path: Path) -> None:

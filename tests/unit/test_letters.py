@@ -1,6 +1,8 @@
 """A task that is too large for the bus: its document lies in the store, and a letter goes in its place."""
 
+import contextlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ from orchestrator import keys, post
 from orchestrator import run as runs
 from orchestrator.plan import plan
 from orchestrator.post import Post
-from schemas.errors import BlobCorrupt, BlobMissing, ConfigError
+from schemas.errors import BlobCorrupt, BlobMissing, ConfigError, GrantRefused
 from schemas.log import Event, Open
-from schemas.messages import BlobRef, Letter, Task, read_message
+from schemas.messages import BlobRef, Letter, Ref, Task, read_message
 from tests.runs.here import run, runtime
 from tests.runs.test_crash import facts
 from tests.runs.test_embedded import QUORUM, SLOW, small
@@ -116,3 +118,33 @@ def test_a_run_whose_every_task_goes_as_a_letter_is_the_same_run(
     through = runs.execute(plan(made), runtime(tmp_path / "letters"), "r", watch)
     assert facts(through) == facts(undisturbed)
     assert 0 < max(most) <= 12 and list(folder.rglob("*.json")) == []
+
+
+class Store(Reach):
+    """Of a worker in front of a store that knows the time."""
+
+    def __init__(self, says: Exception | None) -> None:
+        super().__init__()
+        self.says, self.asked = says, 0
+
+    def get(self, ref: Ref) -> bytes:
+        self.asked += 1
+        if self.says:
+            raise self.says
+        return b""
+
+
+@pytest.mark.parametrize(("life_s", "asked"), [(60.0, 0), (-60.0, 1)])
+def test_whether_grants_have_run_out_is_asked_of_the_store_if_the_own_clock_says_so(
+    way: Sent, life_s: float, asked: int
+) -> None:
+    way.send(_asked(1), REF, REF)
+    task = read_message(way.messages[0])
+    assert isinstance(task, Task) and task.setting.grant is not None
+    grant = task.setting.grant.model_copy(update={"expires": time.time() + life_s})
+    task = task.model_copy(update={"setting": task.setting.model_copy(update={"grant": grant})})
+    right = Store(None)
+    assert (opened(task, right), right.asked) == (task, asked)  # the store says that they hold: the clock is wrong
+    refusing = Store(GrantRefused("GET answered 403"))
+    with pytest.raises(GrantRefused) if asked else contextlib.nullcontext():
+        opened(task, refusing)
