@@ -96,13 +96,6 @@ class Task(Frozen):
     deadline_s: Seconds
 
     @property
-    def grants(self) -> tuple[Grant, ...]:
-        """Every leave that comes with the task."""
-        refs = [self.setting, *self.inputs.values(), *(c.private for c in self.clients if c.private)]
-        outlets = [*self.outputs.values(), *(o for c in self.clients for o in c.outputs.values())]
-        return (*(r.grant for r in refs if r.grant), *(g for o in outlets for g in (o.put, o.get)))
-
-    @property
     def work(self) -> str:
         """This sending of the task, as the worker's lease names it."""
         return f"{self.task_id}.{self.attempt}"
