@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     pass
 
 FILE = click.Path(path_type=Path)
+LONGEST = 2000
+"""Characters of an error that are shown."""
+
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="PATH=YAML", help="Replace a value, e.g. rounds.versions=5."
 )
@@ -118,8 +121,8 @@ def data() -> None:
 
 @data.command()
 @click.argument("out", type=FILE)
-@click.option("--per-class", default=40, show_default=True, help="Images per class and style.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--per-class", default=40, show_default=True, type=click.IntRange(1, 9999), help="Images per class")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 def shapes(out: Path, per_class: int, seed: int) -> None:
     """Draw the shapes data set into OUT/<style>/<class>/*.png (12 classes, 4 styles)."""
     from orchestrator import command  # noqa: PLC0415
@@ -182,7 +185,9 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(f"quorate: {' '.join(text.split())}", err=True)
+    line = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else "?" for c in line[:LONGEST])  # names and errors come from anywhere
+    click.echo(f"quorate: {shown}", err=True)
 
 
 def _terminate(number: int, frame: Any) -> None:
