@@ -102,10 +102,24 @@ class Commits:
                 for blob in self._commit(key).models.get(keys.number(key), {}).values()}  # fmt: skip
         kept |= {blob.key for models in last.models.values() for blob in models.values()}
         kept |= {blob.key for blob in (*last.private.values(), *([last.server] if last.server else []))}
-        for kind in ("updates", "private", "models", "start", "tasks"):
+        kept |= {last.setting.key, *self._journals(last.version)}
+        for kind in ("updates", "private", "models", "start", "tasks", "setting", "journal"):
             for key in self.blobs.keys(keys.uploads(self.run, kind)):
                 if key not in kept:
                     self.blobs.delete(key)
+
+    def _journals(self, last: int) -> set[str]:
+        """The journals that commits and the end refer to; a commit that was not written may have left others."""
+        found: dict[int, list[str]] = {}
+        for key in self.blobs.keys(keys.uploads(self.run, "journal")):
+            found.setdefault(int(key.rpartition("/")[2].partition("-")[0]), []).append(key)
+        final = self.final()
+        kept = {final.journal.key} if final else set()
+        for version, named in found.items():
+            if version <= last:
+                alone = len(named) == 1
+                kept.add(named[0] if alone else self._journal_of(keys.version(self.run, version)).key)
+        return kept
 
     def _commit(self, key: str) -> Commit:
         try:

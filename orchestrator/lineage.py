@@ -167,7 +167,8 @@ class Lineage:
         self.models = {n: of for n, of in kept.items() if of}
         used = {ref.key for of in self.models.values() for ref in of.values()}
         old = [ref.key for n, of in was.items() if n % KEEP_EVERY for ref in of.values()]
-        self.dropped = sorted(set(old) - used)
+        server = [self.commit.server.key] if self.commit.server else []
+        self.dropped = [*sorted(set(old) - used), *server]
 
     def _snapshot(self, book: Book, counted: list[Accepted], closed: Closed, at: float, cursor: str) -> Commit:
         server = self.commits.put_model(book.version, self.state.server) if self.state.server else None

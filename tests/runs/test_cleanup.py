@@ -1,0 +1,68 @@
+"""What a run leaves in its store: bounded while it goes on, nothing that nobody refers to when it has ended."""
+
+import contextlib
+from collections import Counter
+from pathlib import Path
+
+from infra.blobs import FileBlobs
+from orchestrator import run as runs
+from orchestrator.commits import KEEP_EVERY, Commits
+from orchestrator.plan import plan
+from schemas.log import Event
+from tests.runs.here import Fuse, Killed, ignore, run, runtime
+from tests.runs.test_crash import FEDBUFF, operations
+from tests.runs.test_embedded import SLOW, small
+from tests.toys import paint
+
+GROWING = ("versions", "journal")
+"""One small object of each for every version."""
+
+
+def test_what_lies_in_the_store_does_not_grow_with_the_versions(tmp_path: Path) -> None:
+    method = {"name": "tests.runs.plugins:Halves", "params": {"right": ["flat-0", "flat-1"]}}  # has server tensors
+    made = small(
+        paint(tmp_path / "images"),
+        method=method,
+        codec={"name": "fp16"},
+        simulate=SLOW,
+        rounds={**FEDBUFF, "versions": 45},
+    )
+    folder = tmp_path / "r" / "blobs" / "runs" / "r"
+    most: dict[int, Counter[str]] = {0: Counter(), 1: Counter()}
+
+    def watch(event: Event) -> None:
+        if event.event == "asked" and event.version >= 8:
+            now = Counter(p.relative_to(folder).parts[0] for p in folder.rglob("*") if p.is_file())
+            now["models"] -= 2 * (1 + (event.version - 8) // KEEP_EVERY)  # of every tenth version they stay, per group
+            half = most[int(event.version >= 26)]
+            half |= now
+            most[int(event.version >= 26)] = half
+
+    runs.execute(plan(made), runtime(tmp_path / "r"), "r", watch)
+    early, late = ({k: n for k, n in half.items() if k not in GROWING} for half in most.values())
+    assert set(late) >= {"updates", "private", "models"}
+    assert all(late[kind] <= early[kind] + 2 for kind in late), (early, late)
+
+
+def test_a_run_that_was_killed_again_and_again_leaves_nothing_that_nobody_refers_to(tmp_path: Path) -> None:
+    made = small(paint(tmp_path / "images"), codec={"name": "fp16"}, simulate=SLOW, rounds=FEDBUFF)
+    undisturbed = _left(tmp_path / "undisturbed", run(made, tmp_path / "undisturbed"))
+    whole = operations(made, tmp_path / "counted")
+    for place in range(5, whole, 9):
+        with contextlib.suppress(Killed):
+            runs.execute(plan(made), runtime(tmp_path / "r", Fuse(place)), "r", ignore)
+    assert _left(tmp_path / "r", run(made, tmp_path / "r")) == undisturbed
+
+
+def _left(root: Path, outcome: runs.Outcome) -> dict[str, int]:
+    """How many objects of each kind stay; each is one that a commit, or the end, refers to."""
+    assert outcome.commit is not None
+    commits = Commits("r", FileBlobs(root / "blobs"))
+    named = {blob.key for c in commits.all() for blob in (c.journal, c.setting, *c.private.values())}
+    named |= {blob.key for c in commits.all() for of in c.models.values() for blob in of.values()}
+    found = [k for k in commits.blobs.keys("runs/r/") if "/versions/" not in k]
+    final = commits.final()
+    assert final is not None
+    odd = set(found) - named - {final.journal.key, "runs/r/final.json", "runs/r/experiment.json"}
+    assert not odd
+    return dict(Counter(k.split("/")[2] for k in found))
