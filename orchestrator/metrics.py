@@ -69,7 +69,7 @@ class Metrics:
                 self.closed = event
             case "committed":
                 self._committed(event)
-            case "described" | "evaluated" | "unevaluated":
+            case "described" | "joined" | "evaluated" | "unevaluated":
                 self._scored(event)
             case "answered":
                 self._add("images_encoded", event.facts["encodes"])

@@ -39,7 +39,7 @@ class Story:
         """Take in the next event."""
         self.last = event
         match event.event:
-            case "started" | "described" | "finished":
+            case "started" | "described" | "joined" | "finished":
                 self._frame(event)
             case "asked":
                 self._more("asked", event.client)

@@ -160,6 +160,12 @@ def test_accuracy_is_told_per_domain_client_and_held_out_domain_once_all_have_an
     assert value(found, "clients") == 3
 
 
+def test_a_site_that_joins_late_counts_from_then_on() -> None:
+    joined = event("joined", 3, site="s", clients={"c0": {}}, held_out=[], domains={"c0": ["c"]})
+    found = of(DESCRIBED, joined, *scored(5, a0=0.5, a1=0.75, b0=0.25, c0=1.0, sketch=0.125))
+    assert (value(found, "clients"), value(found, "accuracy_mean_ratio")) == (4, (0.5 + 0.75 + 0.25 + 1.0) / 4)
+
+
 def test_who_never_answers_an_evaluation_does_not_hold_it_up_and_an_older_one_changes_nothing() -> None:
     newer = [
         *scored(5, a0=0.5, a1=0.75, b0=0.25),
