@@ -25,6 +25,12 @@ def _measured(name: str, measure: Callable[[], BaseModel]) -> None:
     click.echo(f"{name}: {time.perf_counter() - began:.0f} s", err=True)
 
 
+def _draw() -> None:
+    from benchmarks import race_plot  # noqa: PLC0415 (matplotlib, which nothing else needs)
+
+    race_plot.draw(race.read(page.RESULTS / "race.json"), page.PAGE.parent / "images" / "race.png")
+
+
 def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
     return {
         "overhead": overhead.measure,
@@ -50,6 +56,8 @@ def main(what: tuple[str, ...]) -> None:
     for name in what or measures:
         if name in measures:
             _measured(name, measures[name])
+            if name == "race":
+                _draw()
         elif name == "tuning":
             tuning.tune(page.RESULTS / "tuning.json", cache)
     page.write()

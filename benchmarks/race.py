@@ -87,8 +87,13 @@ def measure(results: Path, cache: Path, where: Where) -> Race:
 
 def begun(results: Path, where: Where) -> Race:
     """What has been measured of this state of the code."""
-    found = Race.model_validate_json(results.read_text()) if results.exists() else None
+    found = read(results) if results.exists() else None
     return found if found is not None and found.where.commit == where.commit else Race(where=where)
+
+
+def read(results: Path) -> Race:
+    """What has been measured, of whatever state of the code."""
+    return Race.model_validate_json(results.read_text())
 
 
 def missing(found: Race) -> list[tuple[str, int]]:

@@ -40,9 +40,9 @@ Mean over the seeds; the bands are one standard deviation on either side, the da
 owner takes exp(z) seconds for an update, z ~ N(0, 1) drawn once per owner: the slowest of 60 takes about ten times
 as long as the median. Every mode is an experiment by numbers only, run by the engine itself in one process on the
 virtual clock (`benchmarks/race.py`; data and backbone: `benchmarks/points.py`); evaluations cost no virtual time. A
-run lasts {HORIZON_S} virtual seconds, or until it has reached the target ({MOST_S:g} at most). Seeds
-{SEEDS[0]} to {SEEDS[-1]} draw the data, the owners, their speeds, the batches and who is asked; mean ± half of the
-95 % interval (Student t, {len(SEEDS) - 1} degrees of freedom).
+run lasts {HORIZON_S} virtual seconds, or until it has reached the target ({MOST_S:g} at most). Seeds {SEEDS[0]} to
+{SEEDS[-1]} draw the data, the owners, their speeds, the batches and who is asked; mean ± half of the 95 % interval
+(Student t, {len(SEEDS) - 1} degrees of freedom).
 
 - *to {100 * TARGET:.0f} %*: virtual seconds until the first version whose accuracy (mean over the owners' test splits)
   is that high. A mode whose accuracy jumps from version to version gains a little by this rule (FedAsync).
@@ -61,7 +61,8 @@ How hard the task is was chosen with the synchronous mode and FedBuff in view: n
 minute; of the learning rates 0.2, 0.5, 1 and 2 the one with which *the synchronous mode* was fastest on seed 0. The
 optimiser matters: with AdamW in the clients the order at the end is another one ([log.md](log.md)).
 
-The modes, as `rounds:` of an experiment; the rest of it is `benchmarks.race.experiment`. {_evaluations()}
+The modes, as `rounds:` of an experiment; the rest of it is `benchmarks.race.experiment`.
+{_evaluations()}
 
 {_modes()}
 
@@ -111,15 +112,16 @@ def _pm(numbers: list[float], digits: int) -> str:
 
 
 def _verdicts(found: Race) -> str:
-    _, low, _ = times_faster(found, "FedBuff", BASELINE)
+    middle, low, _ = times_faster(found, "FedBuff", BASELINE)
+    word = verdict(-middle, -GOAL)  # more is better
     sure = "the interval lies above it" if low > GOAL else "the interval reaches below it"
     arrival = [mode for mode in MODES if MODES[mode].get("refill") == "at_arrival"]
     off = {mode: interval(values(found, mode, "staleness"))[0] / littles(mode) - 1 for mode in arrival}
     each = ", ".join(f"{mode} {100 * o:+.1f} %" for mode, o in off.items())
+    first, harder = (_times(found, "FedBuff", than) for than in (BASELINE, "synchronous, 20"))
     near = verdict(max(abs(o) for o in off.values()), NEAR)
-    return f"""FedBuff is {_times(found, "FedBuff", BASELINE)} times faster than `{BASELINE}`. Goal {GOAL:g}:
-**{verdict(-times_faster(found, "FedBuff", BASELINE)[0], -GOAL)}**; {sure}. No goal, but the harder comparison, with as
-many in flight: {_times(found, "FedBuff", "synchronous, 20")} times faster than `synchronous, 20`.
+    return f"""FedBuff is {first} times faster than `{BASELINE}`. Goal {GOAL:g}: **{word}**; {sure}.
+No goal, but the harder comparison, with as many in flight: {harder} times faster than `synchronous, 20`.
 Mean staleness against Little's law: {each}. Goal, within {100 * NEAR:.0f} %: **{near}**."""
 
 

@@ -30,11 +30,11 @@ def draw(found: Race, path: Path) -> None:
     ends = {mode: _line(axes, found, mode) for mode in MODES}
     for mode, (end, label) in _apart(ends).items():
         axes.annotate(
-            mode, (HORIZON_S, end), (HORIZON_S + 1.6, label), color=COLOURS[mode], va="center", fontsize=10,
+            mode, (HORIZON_S, end), (HORIZON_S + 2.6, label), color=COLOURS[mode], va="center", fontsize=10,
             annotation_clip=False, arrowprops={"arrowstyle": "-", "color": COLOURS[mode], "lw": 0.8},
         )  # fmt: skip
     _dress(axes)
-    figure.savefig(path, dpi=200, metadata={"Software": None})
+    figure.savefig(path, dpi=160, metadata={"Software": None})
 
 
 def _line(axes: Axes, found: Race, mode: str) -> float:

@@ -173,7 +173,7 @@ def test_the_page_says_nothing_of_half_a_race_and_names_who_missed_the_target() 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     race_plot.draw(whole(), tmp_path / "race.png")
     with Image.open(tmp_path / "race.png") as image:
-        assert image.width == 1680
+        assert image.width == 1344
 
 
 def test_every_mode_has_a_colour() -> None:
