@@ -1,0 +1,118 @@
+"""Rubbish in a real Redis stream and in a real Celery queue, and wrong credentials: runs go on, users get one line."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from infra.bus import POOL
+from infra.celery_app import KEYS, TASK, make_app
+from infra.redis_state import key
+from infra.runtime import connect
+from infra.servers import S3, Child, Redis, start, start_redis, wait_for
+from orchestrator import run as runs
+from orchestrator.plan import plan
+from tests.mutations import mutants, noise
+from tests.runs.here import ignore, run
+from tests.stack.servers import environment, settings
+from tests.toys import experiment, paint
+from tests.unit.test_messages import FAILURE, MANIFEST
+from tests.unit.test_messages import TASK as A_TASK
+
+pytestmark = pytest.mark.stack
+CLI = [sys.executable, "-m", "orchestrator.cli"]
+ROOT = Path(__file__).parents[2]
+ROUNDS = {"versions": 2, "in_flight": 2, "quorum": 2, "floor": 2, "max_staleness": 0}
+
+
+@pytest.fixture
+def worker(redis_server: Redis, s3_server: S3, tmp_path: Path) -> Child:
+    env = environment(redis_server, s3_server, tmp_path / "cache")
+    env = {k: v for k, v in env.items() if "S3" not in k and "BLOBS" not in k} | {"PYTHONPATH": str(ROOT)}
+    child = start("worker", [sys.executable, "-m", "workers.celery_worker", "--pool"], tmp_path, env=env)
+    wait_for(lambda: '"event": "ready"' in child.log.read_text(), child, 120)
+    return child
+
+
+def _rubbish_in_the_stream(client: redis.Redis, name: str) -> None:
+    stream = key(name, "stream")
+    bodies = [*noise(100, seed=1), *mutants(MANIFEST.model_dump(mode="json"), 100, seed=2)]
+    bodies += mutants(FAILURE.model_dump(mode="json"), 100, seed=3)
+    for i, body in enumerate(bodies):
+        client.xadd(stream, {"author": (b"manifest", b"failure", b"\xff", b"")[i % 4], "body": body})
+    client.xadd(stream, {"body": b"no author"})
+    client.xadd(stream, {"author": b"manifest"})
+    client.xadd(stream, {b"\xff\xfe": b"\xff"})
+
+
+def _rubbish_in_the_queue(server: Redis, client: redis.Redis) -> None:
+    app = make_app(server.url)
+    for body in [*noise(100, seed=4), *mutants(A_TASK.model_dump(mode="json"), 100, seed=5)]:
+        text = body.decode(errors="replace").replace("http://store", "file:///nowhere")  # which is known at once
+        app.send_task(TASK, args=[text], queue=POOL, argsrepr="rubbish")
+    for arguments in ([], [1], [None], [{}], ["a", "b"]):
+        app.send_task(TASK, args=arguments, queue=POOL, argsrepr="rubbish")
+    assert client.llen(KEYS + POOL) > 0
+
+
+def test_a_run_with_rubbish_around_it_ends_in_the_bytes_of_an_undisturbed_one(
+    redis_server: Redis, s3_server: S3, worker: Child, tmp_path: Path
+) -> None:
+    try:
+        asked = experiment(paint(tmp_path / "images", per_class=5), rounds=ROUNDS)
+        expected = run(asked, tmp_path / "embedded").report
+        name = f"rubbish-{time.time_ns()}"
+        client = redis.Redis.from_url(redis_server.url)
+        _rubbish_in_the_stream(client, name)
+        _rubbish_in_the_queue(redis_server, client)
+        runtime = connect(settings(redis_server, s3_server, tmp_path / "cache"))
+        outcome = runs.execute(plan(asked), runtime, name, ignore)
+        assert outcome.report.status == "finished", outcome.report.reason
+        assert outcome.report.adapter_sha256 == expected.adapter_sha256
+        assert outcome.report.ledger == expected.ledger
+        assert not worker.ended()
+        assert "X-Amz-Signature=" not in re.sub(r"X-Amz-Signature=\*\*\*", "", worker.log.read_text())
+    finally:
+        worker.stop()
+
+
+def _quorate(*arguments: str, env: dict[str, str], cwd: Path) -> str:
+    """The one line that a command says as it fails."""
+    done = subprocess.run(
+        [*CLI, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT), **env}, cwd=cwd, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode in (1, 2) and done.stdout == "", done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("quorate: ") and "hunter2" not in line
+    return line
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "x.yaml").write_text("name: x\ndata: {name: shapes}\nmethod: {name: fedclip}\n")
+    return tmp_path / "x.yaml"
+
+
+def test_a_wrong_key_of_the_s3_is_one_line(redis_server: Redis, s3_server: S3, file: Path) -> None:
+    env = environment(redis_server, s3_server, file.parent / "cache")
+    for wrong in ({"QUORATE_S3_SECRET_KEY": "hunter2"}, {"QUORATE_S3_ACCESS_KEY": "nobody"}):
+        assert "check QUORATE_S3_ACCESS_KEY" in _quorate("run", str(file), env=env | wrong, cwd=file.parent)
+
+
+def test_a_wrong_password_of_redis_is_one_line(s3_server: S3, file: Path, tmp_path: Path) -> None:
+    server = start_redis(tmp_path / "locked")
+    try:
+        redis.Redis.from_url(server.url).config_set("requirepass", "right")
+        env = environment(server, s3_server, tmp_path / "cache")
+        for password in ({}, {"QUORATE_REDIS_PASSWORD": "hunter2"}):
+            for command in (["run", str(file)], ["worker", "--pool"]):
+                line = _quorate(*command, env=env | password, cwd=tmp_path)
+                assert "assword" in line or "uthenticat" in line, line
+    finally:
+        server.child.stop()
