@@ -31,6 +31,15 @@ class Entry:
     body: str
 
 
+def place(cursor: str) -> tuple[int, ...]:
+    """Where a cursor stands among all others: ids are `<number>`, or `<milliseconds>-<number>`.
+
+    >>> place("9") < place("10"), place(START) < place("1763000000000-0") < place("1763000000000-1")
+    (True, True)
+    """
+    return tuple(int(part) for part in cursor.split("-"))
+
+
 class Stream(Protocol):
     """An ordered log per run; ids grow and are never used again."""
 

@@ -3,7 +3,7 @@
 Knows how each decision changes the book, and how a task goes out. Decides nothing itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from infra.runtime import Runtime
 from orchestrator.book import Book
@@ -20,10 +20,23 @@ ATTEMPTS = 3
 
 
 class Desk:
-    """Where the loop's decisions are made known. instant: tasks run as they are sent (one process)."""
+    """Where the loop's decisions are made known.
 
-    def __init__(self, runtime: Runtime, post: Post, lineage: Lineage, journal: Journal, *, instant: bool) -> None:
+    instant: tasks run as they are sent (one process). seen: what the loop has taken in, as a cursor.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        post: Post,
+        lineage: Lineage,
+        journal: Journal,
+        *,
+        instant: bool,
+        seen: Callable[[], str],
+    ) -> None:
         self.runtime, self.post, self.lineage, self.journal, self.instant = runtime, post, lineage, journal, instant
+        self.seen = seen
         self.book: Book
 
     def load(self, book: Book) -> Book:
@@ -37,8 +50,11 @@ class Desk:
         self.post.forget(lambda task_id: task_id in self.book.open or task_id in self.book.expired)
 
     def log(self, decision: Decision) -> float:
-        """Put a decision into the stream; the moment at which it was made."""
-        return self.runtime.stream.append(self.post.run, "decision", decision.model_dump_json()).at
+        """Put a decision into the stream, with what was known; the moment at which it was made."""
+        at = self.runtime.bus.clock.now()
+        made = decision.model_copy(update={"seen": self.seen(), "at": at})
+        self.runtime.stream.append(self.post.run, "decision", made.model_dump_json())
+        return at
 
     def ask(self, tasks: tuple[Open, ...], group: str = ALL) -> None:
         """Ask these tasks of a group, all or none."""

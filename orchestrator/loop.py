@@ -17,6 +17,7 @@ from orchestrator.asking import Asking
 from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.desk import Desk
+from orchestrator.hindsight import understood
 from orchestrator.intake import Intake
 from orchestrator.joining import Joining, is_open
 from orchestrator.journal import Journal
@@ -44,7 +45,7 @@ class Loop:
         self.intake = Intake(plan, commits, simulator, self.journal)
         self.lineage = Lineage(plan, runtime.blobs, commits, self.intake, self.journal)
         post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
-        self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual)
+        self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual, seen=lambda: self.cursor)
         self.asking = Asking(plan, self.lineage, self.desk, self.clock, simulator)
         self.joining = Joining(self.desk, self.lineage, runtime.blobs, plan.experiment.start_s)
         self.failed: dict[str, TaskFailure] = {}
@@ -81,19 +82,23 @@ class Loop:
         """Take in the stream behind the commit without sending anything; then send what may not have been sent."""
         if not self.virtual and self.runtime.state.load(self.run) is None:
             self._start_over()
-        while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
-            for entry in entries:
-                self.clock.catch_up(entry.at)
-                self.take(entry, replaying=True)
-                if self.cursor != entry.id:
-                    break  # another loop's version was adopted: go on from its cursor
-            if self.tenure.due():
-                self._keep_lease(self.book.version)
+        while self._replays():
+            continue  # another loop's version was adopted: go on from its cursor
         self.settle()
         for failure in list(self.failed.values()):
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
         self.joining.look(self.clock.now())
         self.desk.send(self.book.unsent())
+
+    def _replays(self) -> bool:
+        for entry in understood(lambda after: self.runtime.stream.read(self.run, after, self.clock.now()), self.cursor):
+            self.clock.catch_up(entry.at)
+            self.take(entry, replaying=True)
+            if self.tenure.due():
+                self._keep_lease(self.book.version)
+            if self.cursor != entry.id:
+                return True
+        return False
 
     def turn(self) -> None:
         """Do what the round rule says for one of the groups; if it has none of them do anything, listen."""

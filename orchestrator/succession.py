@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from infra.stream import START
+from infra.stream import START, place
 from orchestrator.history import History
 from schemas.log import Accepted, Commit, Share
 
@@ -28,7 +28,8 @@ class Pair:
         yield from self._bookkeeping()
         yield from self._weights()
         yield from self._private()
-        if self.before is not None and not later(self.commit.cursor, self.before.cursor):
+        emptied = self.commit.cursor == START  # then the stream counts from its beginning
+        if self.before is not None and not emptied and place(self.commit.cursor) <= place(self.before.cursor):
             yield f"the cursor went from {self.before.cursor} to {self.commit.cursor}"
         models = self.commit.models
         bases = {number, *(task.base for task in self.commit.open if task.kind != "describe")}
@@ -91,13 +92,3 @@ def unlike(one: dict[str, Share], other: dict[str, Share], here: str, there: str
         for name in a:
             if not math.isclose(a[name], b[name], rel_tol=1e-9, abs_tol=1e-9):
                 yield f"the ledger of {client} has {name} {a[name]:g} in {here}, and {b[name]:g} in {there}"
-
-
-def later(cursor: str, before: str) -> bool:
-    """Whether a cursor of the stream (`<number>` or `<milliseconds>-<number>`) is behind another one.
-
-    The one before all others is always right: it says that the stream was emptied and counts from its beginning.
-    """
-    if cursor == START:
-        return True
-    return [int(part) for part in cursor.split("-")] > [int(part) for part in before.split("-")]

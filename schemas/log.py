@@ -51,68 +51,73 @@ class Held(Frozen):
     manifest: Manifest
 
 
-class Asked(Frozen):
-    """The loop asks these tasks, all or none of them. `version`, here and below: the open one, when it was decided.
+class Made(Frozen):
+    """When a decision was made. version: the open one. at: the run's clock.
+
+    seen: the last entry of the stream that the loop had taken in. What workers had appended behind it by then comes
+    after this decision, for a replay too. Null before the decision is in the stream.
+    """
+
+    version: NonNegativeInt
+    seen: str | None = None
+    at: float | None = None
+
+
+class Asked(Made):
+    """The loop asks these tasks, all or none of them.
 
     batch: how often clients of the group had been asked to train since its round opened.
     """
 
     kind: Literal["asked"] = "asked"
-    version: NonNegativeInt
     group: str = ALL
     batch: NonNegativeInt = 0
     tasks: tuple[Open, ...]
 
 
-class Sent(Frozen):
+class Sent(Made):
     """The bus has these tasks: after a crash they need not be sent again."""
 
     kind: Literal["sent"] = "sent"
-    version: NonNegativeInt
     task_ids: tuple[str, ...]
 
 
-class Started(Frozen):
+class Started(Made):
     """Workers were heard at these tasks for the first time: their own deadlines count from the moment of this entry."""
 
     kind: Literal["started"] = "started"
-    version: NonNegativeInt
     task_ids: tuple[str, ...]
 
 
-class Resent(Frozen):
+class Resent(Made):
     """The loop sends a task again, as a new attempt."""
 
     kind: Literal["resent"] = "resent"
-    version: NonNegativeInt
     task_id: str
     attempt: int
     reason: str
 
 
-class Expired(Frozen):
+class Expired(Made):
     """The loop no longer waits for a task. It still counts if it comes while it is admissible."""
 
     kind: Literal["expired"] = "expired"
-    version: NonNegativeInt
     task_id: str
     reason: str
 
 
-class Retried(Frozen):
+class Retried(Made):
     """Too few at the deadline: what is accepted stays, replacements are asked. number: of the retry, from 1."""
 
     kind: Literal["retried"] = "retried"
-    version: NonNegativeInt
     group: str = ALL
     number: int = Field(ge=1)
 
 
-class Closed(Frozen):
+class Closed(Made):
     """The round of a group is over: these updates make `version + 1`. Whatever else arrives belongs to a later one."""
 
     kind: Literal["closed"] = "closed"
-    version: NonNegativeInt
     group: str = ALL
     counted: tuple[tuple[str, Name], ...]
     without: tuple[Name, ...]

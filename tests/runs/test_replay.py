@@ -1,0 +1,42 @@
+"""What the state machine once found, small and by name."""
+
+import pytest
+
+from tests.runs.test_machine import Engine
+
+
+@pytest.mark.parametrize(("max_staleness", "fate"), [(0, "rejected"), (1, "late")])
+def test_what_came_before_a_closing_unseen_belongs_behind_it_in_a_replay_too(max_staleness: int, fate: str) -> None:
+    """The third manifest reaches the stream after the loop's last look and before its closing; then the loop dies."""
+    engine = Engine()
+    rounds = {"versions": 2, "in_flight": 3, "quorum": 2, "floor": 1, "grace_s": 0, "max_staleness": max_staleness}
+    engine._begin(rounds, None, 3, False)
+    engine.steps(2)
+    tasks = [t for t in engine.world.bus.queue if t.kind == "train"]
+    for number, task in enumerate(tasks):
+        engine.world.bus.queue.remove(task)
+        engine._answer(task, "well", sneaking=number == 2)
+    engine.world.fuse.left = 2  # the closing is in the stream, the model of the version is not in the store
+    engine.steps(1)
+    assert engine.loop is None and engine.world.stream.entries[-1].author == "decision"
+    engine.teardown()
+    last = engine.commits.last()
+    assert last is not None
+    share = last.ledger[tasks[2].clients[0].client]
+    assert getattr(share, fate) == 1 and share.accepted == 1
+
+
+def test_the_private_state_that_an_expired_task_may_still_read_is_not_deleted() -> None:
+    engine = Engine()
+    rounds = {"versions": 4, "in_flight": 2, "quorum": 1, "floor": 1, "grace_s": 0, "deadline_s": 4, "max_staleness": 3}
+    engine._begin(rounds, None, 2, True)
+    for _ in range(60):
+        queue = engine.world.bus.queue
+        slow = [t for t in queue if t.clients[0].client == "c0" and t.base > 0]
+        for task in [t for t in queue if t not in slow]:
+            queue.remove(task)
+            engine._answer(task, "well")
+        if not engine.ended:
+            engine.steps(1)
+        engine.world.passes(0.5)
+    engine.teardown()
