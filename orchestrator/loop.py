@@ -64,7 +64,7 @@ class Loop:
         """Replay, then go on to the end. Raises QuorumError, LeaseLost, Cancelled, and what stores and bus raise."""
         self.replay()
         while self.step():
-            continue
+            pass
 
     def step(self) -> bool:
         """Evaluate, ask, close or listen, once. False if nothing is left to do."""
@@ -82,8 +82,8 @@ class Loop:
         """Take in the stream behind the commit without sending anything; then send what may not have been sent."""
         if not self.virtual and self.runtime.state.load(self.run) is None:
             self._start_over()
-        while self._replays():
-            continue  # another loop's version was adopted: go on from its cursor
+        while self._replays():  # again if another loop's version was adopted: from its cursor on
+            continue
         self.settle()
         for failure in list(self.failed.values()):
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
@@ -95,7 +95,7 @@ class Loop:
             self.clock.catch_up(entry.at)
             self.take(entry, replaying=True)
             if self.tenure.due():
-                self._keep_lease(self.book.version)
+                self._keep_lease()
             if self.cursor != entry.id:
                 return True
         return False
@@ -191,10 +191,9 @@ class Loop:
 
     def fails(self, failure: TaskFailure, at: float, replaying: bool) -> None:
         """A worker says that a task did not finish: `client` is final, the rest is sent again."""
-        task = self.book.open.get(failure.task_id)
-        if task is None or failure.run != self.run or failure.attempt != task.attempt:
-            return
-        if task not in self.book.unanswered():  # its manifest is here, so it has been done after all
+        waiting = {task.task_id: task for task in self.book.unanswered()}  # of others, the manifest is here after all
+        task = waiting.get(failure.task_id)
+        if task is None or (failure.run, failure.attempt) != (self.run, task.attempt):
             return
         if task.kind == "describe":
             self.joining.fails(failure, replaying=replaying)
@@ -207,7 +206,7 @@ class Loop:
 
     def look_around(self) -> None:
         """Extend the lease, send what the bus did not take, and see which workers have gone silent."""
-        self._keep_lease(self.book.version)
+        self._keep_lease()
         self.desk.send(self.book.unsent())
         if not self.virtual:
             self.desk.look(self.vigil, self.clock.now())
@@ -224,15 +223,11 @@ class Loop:
     def close(self, group: str) -> None:
         """End the round of a group and commit the next version."""
         counted = tuple((a.task_id, a.client) for a in self.book.accepted.values() if a.group == group)
-        without = self.book.without(group)
-        decision = Closed(version=self.book.version, group=group, counted=counted, without=without)
+        decision = Closed(version=self.book.version, group=group, counted=counted, without=self.book.without(group))
         self.commit(decision, self.desk.log(decision))
 
     def commit(self, closed: Closed, at: float) -> None:
-        """Make the next version true, then tidy up. Raises LeaseLost if another loop owns the run.
-
-        That the version exists already does not say who owns the run: the lease does.
-        """
+        """Make the next version true, then tidy up. Raises LeaseLost: who owns the run, only the lease says."""
         standing = self.lineage.extend(self.book, closed, at, self.cursor)
         whole = self.tenure.keep(standing.version)
         if standing != self.lineage.commit:
@@ -244,8 +239,8 @@ class Loop:
         if not whole:
             self._start_over()
 
-    def _keep_lease(self, version: int) -> None:
-        if not self.tenure.keep(version):
+    def _keep_lease(self) -> None:
+        if not self.tenure.keep(self.book.version):
             self._start_over()
 
     def _start_over(self) -> None:

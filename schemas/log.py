@@ -123,11 +123,10 @@ class Closed(Made):
     without: tuple[Name, ...]
 
 
-class Joined(Frozen):
+class Joined(Made):
     """A site whose description came after version 0 takes part from now on, or why it does not."""
 
     kind: Literal["joined"] = "joined"
-    version: NonNegativeInt
     task_id: str
     site: Name
     description: Description | None = None
