@@ -93,7 +93,7 @@ def remember(experiment: Experiment, runtime: Runtime, run: str) -> None:
     try:
         runtime.blobs.put(keys.experiment(run), canonical(experiment), if_absent=True)
     except BlobExists:
-        if recall(runtime, run) != experiment:
+        if canonical(recall(runtime, run)) != canonical(experiment):
             raise ConfigError(f"run {run} exists with another experiment", hint="choose another --name") from None
 
 
