@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy, load_page, process, race_page
+from benchmarks import accuracy, load_page, process, race_page, recovery
 from benchmarks.accuracy import METHODS, NUMBERS, SEEDS, Scores
 from benchmarks.embedded import Embedded
 from benchmarks.first_run import FirstRun
@@ -11,6 +11,7 @@ from benchmarks.markdown import place, table, verdict
 from benchmarks.memory import Memory
 from benchmarks.overhead import Overhead, Repetition
 from benchmarks.race import Race
+from benchmarks.recovery import Recovery
 from benchmarks.throughput import Throughput
 from benchmarks.trials import Chaos, Soak
 
@@ -30,6 +31,7 @@ def write() -> None:
     readers = {
         "overhead": (Overhead, _overhead), "throughput": (Throughput, load_page.throughput),
         "embedded": (Embedded, _embedded), "memory": (Memory, load_page.memory), "race": (Race, race_page.section),
+        "recovery": (Recovery, recovery.section),
         "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak), "accuracy": (Scores, _accuracy),
         "first_run": (FirstRun, _first_run),
     }  # fmt: skip

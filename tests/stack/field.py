@@ -173,6 +173,11 @@ class Field:
         """Wait until another loop than this one holds the lease."""
         eventually(lambda: self.owner(name) not in ("", owner), f"another takes {name} over", within_s)
 
+    def uses(self, process: Process) -> None:
+        """Wait until a process has a connection to Redis: it has been loaded."""
+        before = self.redis.taken
+        eventually(lambda: self.redis.taken > before or bool(process.child.ended()), "it connects", READY_S)
+
     def said(self, name: str) -> list[Manifest | TaskFailure | Decision]:
         """What stands in the stream now: since the last commit."""
         stream, cursor, found = self.runtime.stream, START, []

@@ -50,10 +50,10 @@ class Hold:
 
 
 class Door(ABC):
-    """A listener that hands each connection to a thread of its own."""
+    """A listener that hands each connection to a thread of its own. taken: how many there have been."""
 
     def __init__(self) -> None:
-        self.port, self.delay_s = free_port(), 0.0
+        self.port, self.delay_s, self.taken = free_port(), 0.0, 0
         self._lock = threading.Lock()
         self._flows = threading.Event()
         self._flows.set()
@@ -114,6 +114,7 @@ class Door(ABC):
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
+                self.taken += 1
                 threading.Thread(target=self._serve, args=[client], daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:

@@ -42,11 +42,13 @@ class S3Door(Door):
     """In front of an S3 at a port of this machine. The Host header passes as it is, so signatures stay valid.
 
     signatures: of all grants that were used here. seen: (method, path without query) of all requests that came.
+    refused: how many the S3 has answered with 403.
     """
 
     def __init__(self, port: int) -> None:
         self.upstream = port
         self.faults: list[Fault] = []
+        self.refused = 0
         self.signatures: set[str] = set()
         self.seen: list[tuple[str, str]] = []
         super().__init__()
@@ -136,6 +138,7 @@ class _Request(BaseHTTPRequestHandler):
         self._send(body)
         answer = self.behind.getresponse()
         told = answer.read()
+        self.door.refused += answer.status == 403
         headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
         if answer.headers.get("content-length") is None:
             headers.append(("content-length", str(len(told))))

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from orchestrator.run import Outcome
 from tests.stack.field import ROOT, Field, stage, undisturbed
-from tests.stack.servers import needed
+from tests.stack.servers import eventually, needed
 
 __all__ = ["stage", "undisturbed"]
 pytestmark = pytest.mark.stack
@@ -62,6 +63,30 @@ def test_a_clock_is_what_it_is_told(clock: Clock) -> None:
     clock.jump("+3600")
     assert 3600 <= seen("time") - true < 3700
     assert 0 <= seen("monotonic") - uptime < 100
+
+
+def test_the_clock_of_the_orchestrator_jumps_an_hour_forward_and_back(
+    stage: Field, clock: Clock, undisturbed: Outcome
+) -> None:
+    """S3 refuses whoever signs by a clock so wrong: the loop waits until it is right again, and goes on."""
+    stage.staff(2)
+    orders = stage.orders("orchestrator")
+    with orders.tell("wait", "flat-0", 0) as first, orders.tell("wait", "flat-0", 1) as second:
+        orchestrator = stage.run("orchestrator", clock.env)
+        for version, (waiting, by) in enumerate(((first, "+3600"), (second, "-3600"))):
+            orders.trains("flat-0", version)
+            refused = stage.s3.refused
+            clock.jump(by)
+            waiting.unlink()
+            eventually(partial(refuses, stage, refused + 1), "S3 refuses who signs by this clock")
+            clock.jump("+0")
+    orchestrator.leaves()
+    stage.equals("orchestrator", undisturbed)
+
+
+def refuses(stage: Field, times: int) -> bool:
+    """Whether S3 has refused so many requests."""
+    return stage.s3.refused >= times
 
 
 def test_the_clock_of_a_worker_jumps_an_hour_forward_and_back(stage: Field, clock: Clock, undisturbed: Outcome) -> None:
