@@ -22,11 +22,12 @@ def throughput(found: Throughput) -> str:
     heads = ["repetition", "PUT + GET pairs per s", "updates per s", "share", "mean staleness", "load before"]
     return f"""## Updates per second, through the real stack
 
-Asynchronous mode ({found.clients} clients, {found.in_flight} in flight, refill at arrival, a version at every
-{found.quorum}th update), {found.workers} workers, {found.megabytes:.1f} MB per update, a client that only adds 1.0:
+Asynchronous mode ({found.clients} clients, {found.in_flight} in flight, refill at arrival, a version for every
+{found.quorum} updates), {found.workers} workers, {found.megabytes:.1f} MB per update, a client that only adds 1.0:
 Celery, Valkey and S3 (SeaweedFS) on this machine. *Pairs*: one PUT and one GET of as many bytes through grants like a
 worker's, {THREADS} threads that do nothing else, on the same S3; pairs and run by turns in one go. The model that comes
-out must be the sum of the steps that the journal tells of. Again: `python -m benchmarks throughput`.
+out must be the sum of the steps that the journal tells of. Both take all cores, so the share depends on what else runs:
+with four workers on a quiet machine it was 46 % ([log.md](log.md)). Again: `python -m benchmarks throughput`.
 Goal: at least {100 * LEAST_SHARE:.0f} % of the pairs. **Median over median: {100 * found.share:.0f} %, {reached}.**
 
 {table(heads, rows)}
@@ -67,7 +68,8 @@ soon as one ends. Faults come at random and for up to 8 s, two at once in three 
 committed again. Each run is audited at its end (`quorate audit`), and no grant may stand in any log.
 **{found.minutes:g} minutes, {len(found.blows)} blows (seed {found.seed}): {found.done}.**
 *Recovery*: from the end of the fault (a killed part is then started again) to the next version of the run that took
-longest. What a worker held that died before it began is asked again after the deadline (20 s here) at the latest.
+longest. Many of the long ones are the deadline (20 s here): what a worker held that died before it began is asked again
+then, and a worker that starts keeps the message that it has taken until it has loaded.
 
 {table(["fault", "times", "longest recovery, s", "median, s"], rows)}{_violations(found)}
 {place(found.where)}
@@ -86,7 +88,8 @@ def soak(found: Soak) -> str:
 `make soak MINUTES=30`, here for {found.minutes:g} minutes: {found.runs} runs, {found.versions} versions,
 {found.updates} updates on one Valkey, one S3, two workers and one orchestrator process; each update counted once, or
 the orchestrator ends. Memory of a worker is that of its parent process and its child. What a run leaves is counted and
-deleted when it has ended. Slopes are those of the straight line that fits best behind the first fifth of the time.
+deleted when it has ended. Keys include the beats of tasks, which live for 3 s. Slopes are those of the straight line
+that fits best behind the first fifth of the time.
 
 {table(heads, rows)}
 {place(found.where)}
