@@ -182,7 +182,7 @@ class Loop:
             return
         named = {task_id for task_id, _ in decision.counted} if isinstance(decision, Closed) else set()
         self.intake.release(self.book, at, self.lineage.state.tensors, named)
-        if isinstance(decision, Closed):
+        if isinstance(decision, Closed) and self.book.holds(decision):
             self.commit(decision, at)
         elif isinstance(decision, Joined):
             self.joining.joins(decision, at)

@@ -40,3 +40,25 @@ def test_the_private_state_that_an_expired_task_may_still_read_is_not_deleted() 
             engine.steps(1)
         engine.world.passes(0.5)
     engine.teardown()
+
+
+def test_a_closing_whose_round_the_stream_has_lost_costs_at_most_the_open_version() -> None:
+    """Redis is emptied after the asking; then the loop dies between the closing and the commit."""
+    engine = Engine()
+    rounds = {"versions": 2, "in_flight": 2, "quorum": 2, "floor": 1, "grace_s": 0}
+    engine._begin(rounds, None, 2, False)
+    engine.steps(2)
+    engine.world.empty()
+    engine.world.passes(1.5)  # to the next look at the lease, after which what is open is sent again
+    engine.steps(2)
+    queue = engine.world.bus.queue
+    for task in [t for t in queue if t.kind == "train"]:
+        queue.remove(task)
+        engine._answer(task, "well")
+    engine.world.fuse.left = 2  # the closing is in the stream, the model of the version is not in the store
+    engine.steps(1)
+    assert engine.loop is None and '"closed"' in engine.world.stream.entries[-1].body
+    engine.teardown()
+    last = engine.commits.last()
+    assert last is not None and last.version == 2
+    assert {share.accepted for share in last.ledger.values()} == {2}
