@@ -13,7 +13,7 @@ from orchestrator.commits import Commits
 from schemas.base import Frozen
 from tests.stack.field import SYNC, Field
 
-REPETITIONS = 5
+REPETITIONS = 3
 AGAIN_S, RESUMED_S = 10.0, 15.0
 """The goals: a killed worker's task runs again, a killed orchestrator's run goes on."""
 SLEEPER_S, GRACE_S = 30.0, 1.0
