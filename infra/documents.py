@@ -20,6 +20,9 @@ MOST = 20_000
 DEEPEST = 32
 """Mappings and lists within one another."""
 
+LONGEST = 100
+"""Characters of a whole number. YAML knows numbers to the base 60, which take quadratic time."""
+
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError, one line, for anything else."""
@@ -62,7 +65,7 @@ class _OutOfBoundsError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only: no aliases, which can explode, no key twice, of which one would be lost."""
+    """Plain values only: no aliases, which can explode, no tags, no key twice, of which one would be lost."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -73,6 +76,8 @@ class _Loader(yaml.SafeLoader):
         self.count += 1
         if isinstance(event, yaml.AliasEvent):
             raise _OutOfBoundsError(None, None, f"*{event.anchor} points elsewhere; write it out", _mark(event))
+        if event.tag is not None:  # PyYAML's own constructors stumble over some, e.g. `!!int ""`
+            raise _OutOfBoundsError(None, None, f"tag {event.tag[:80]!r} is not read here; leave it out", _mark(event))
         if self.count > MOST:
             raise _OutOfBoundsError(None, None, f"more than {MOST} values", _mark(event))
         self.depth += 1
@@ -80,6 +85,8 @@ class _Loader(yaml.SafeLoader):
             raise _OutOfBoundsError(None, None, f"more than {DEEPEST} levels deep", _mark(event))
         node = super().compose_node(parent, index)
         self.depth -= 1
+        if isinstance(node, yaml.ScalarNode):
+            _refuse_odd_values(node)
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -90,6 +97,13 @@ class _Loader(yaml.SafeLoader):
                 raise _OutOfBoundsError(None, None, f"key {key.value[:80]!r} is there twice", key.start_mark)
             seen.add(word)
         return super().construct_mapping(node, deep=deep)
+
+
+def _refuse_odd_values(node: yaml.ScalarNode) -> None:
+    if node.tag == "tag:yaml.org,2002:int" and len(node.value) > LONGEST:
+        raise _OutOfBoundsError(None, None, f"a number of {len(node.value)} characters", node.start_mark)
+    if any("\ud800" <= c <= "\udfff" for c in node.value):  # as "\ud800" writes it: no UTF-8 could hold it
+        raise _OutOfBoundsError(None, None, "half of a surrogate pair is no character", node.start_mark)
 
 
 def _mark(event: Any) -> Any:
