@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 from infra.bus import LARGEST, queue
 from infra.celery_app import KEYS, TASK, VISIBILITY_S, celery_id, make_app
 from infra.clock import Clock
-from infra.redis_state import client, failing
+from infra.redis_state import client, failing, refused
 from schemas.errors import BusError, ConfigError, StoreError
 from schemas.messages import Letter, Task
 
@@ -35,7 +35,8 @@ class CeleryBus:
     def send(self, task: Task | Letter, site: str | None) -> None:
         """As Bus. The message never expires: a worker's clock would tell. Its time limits are those of the task.
 
-        Raises BusError for lost connections and time-outs alone; ConfigError if the task cannot be sent at all.
+        Raises BusError for lost connections, time-outs and servers that cannot now; StoreError for what the broker
+        refuses for good; ConfigError if the task cannot be sent at all.
         """
         text = task.model_dump_json()
         soft = max(1, math.ceil(task.deadline_s))
@@ -54,6 +55,9 @@ class CeleryBus:
                 ignore_result=True,
             )
         except (OperationalError, ConnectionError, TimeoutError) as e:
+            if refused(e.__cause__):
+                what = f"{task.task_id}: the broker refuses it: {str(e)[:200]}"
+                raise StoreError(what, hint="may this user of QUORATE_BUS write there?") from e
             raise BusError(f"{task.task_id}: unknown whether it was published: {type(e).__name__}") from e
 
     def waiting(self, site: str | None) -> str:

@@ -96,16 +96,22 @@ def failing(what: str) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as e:
-        kind = StoreUnavailable if _passes(e) else StoreError
+        kind = StoreUnavailable if passes(e) else StoreError
         raise kind(f"{what}: {str(e)[:200] or type(e).__name__}", hint="is QUORATE_STATE right?") from e
 
 
-def _passes(error: redis.RedisError) -> bool:
+def passes(error: redis.RedisError) -> bool:
+    """Whether the client's error is one after which the server may answer otherwise later."""
     if isinstance(error, (errors.AuthenticationError, errors.AuthorizationError)):
         return False
     return isinstance(error, (errors.ConnectionError, errors.TimeoutError, *_NOT_NOW)) or str(error).startswith(
         "MISCONF"
     )
+
+
+def refused(error: BaseException | None) -> bool:
+    """Whether this is the word of a server that will say the same later: no right, a wrong password, a wrong key."""
+    return isinstance(error, redis.RedisError) and not passes(error)
 
 
 class RedisState:

@@ -35,6 +35,7 @@ class Book(Tasks):
         clients = [client for d in commit.descriptions for client in d.clients]
         return cls(
             spec=spec, version=commit.version, seq=commit.seq, home=groups.homes(clients, commit.assignment, there),
+            trainers=groups.trainers(commit.descriptions),
             rounds={group: commit.rounds.get(group, fresh) for group in there},
             open={o.task_id: o for o in commit.open}, expired={o.task_id: o for o in commit.expired},
             held=list(commit.held), finished=dict(commit.finished), seen=set(commit.seen), ledger=dict(commit.ledger),

@@ -6,12 +6,17 @@ Pure functions of values; knows neither tensors nor methods.
 from collections.abc import Collection, Iterable, Mapping
 
 from schemas.log import Round
-from schemas.messages import ALL
+from schemas.messages import ALL, Description
 
 
 def homes(clients: Iterable[str], assignment: Mapping[str, str], groups: Collection[str]) -> dict[str, str]:
     """The group of each client. One that the method has not assigned is in `all`, or in the first group by name."""
     return {client: home(client, assignment, groups) for client in clients}
+
+
+def trainers(descriptions: Iterable[Description]) -> frozenset[str]:
+    """The clients that have images to train on."""
+    return frozenset(client for d in descriptions for client, split in d.clients.items() if split.train)
 
 
 def home(client: str, assignment: Mapping[str, str], groups: Collection[str]) -> str:

@@ -3,7 +3,9 @@
 Decides whether a late description fits what the run has agreed on. One that does not is a recorded refusal.
 """
 
-from typing import Final
+import time
+from collections.abc import Collection
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -11,11 +13,11 @@ from infra.blobs import BlobStore
 from orchestrator import keys
 from orchestrator.book import Book
 from orchestrator.desk import Desk
-from orchestrator.groups import homes
+from orchestrator.groups import homes, trainers
 from orchestrator.lineage import Lineage
 from schemas.errors import BlobCorrupt, BlobMissing
 from schemas.experiment import Setting
-from schemas.log import Joined, Open
+from schemas.log import Commit, Event, Joined, Open
 from schemas.messages import BlobRef, Description, Manifest, TaskFailure
 
 LARGEST_DESCRIPTION: Final = 16 * 1024 * 1024
@@ -75,10 +77,8 @@ class Joining:
         self.lineage.commit = commit.model_copy(update={"descriptions": (*commit.descriptions, found)})
         clients = [client for d in self.lineage.commit.descriptions for client in d.clients]
         book.home = homes(clients, self.lineage.state.assignment, book.rounds)
-        self.desk.journal.record(
-            "joined", at, book.version, site=decision.site, held_out=sorted(found.held_out), domains=found.domains,
-            clients={client: split.model_dump() for client, split in found.clients.items()},
-        )  # fmt: skip
+        book.trainers = trainers(self.lineage.commit.descriptions)
+        self.desk.journal.record("joined", at, book.version, **_facts(decision.site, found))
 
     def _decide(self, manifest: Manifest) -> None:
         task = self.desk.book.open.get(manifest.task_id)
@@ -116,6 +116,21 @@ class Joining:
         if twice := sorted(taken & {*found.clients, *found.held_out}):
             return f"the run has a client of the name {twice[0]} already"
         return "" if found.clients or found.held_out else "it holds no data"
+
+
+def come_since(known: Collection[str], last: Commit) -> list[Event]:
+    """The sites that a commit knows and the beginning of its run did not, for those who watch it only now.
+
+    known: clients and held-out owners of version 0.
+    """
+    found = [d for d in last.descriptions if set(known).isdisjoint(names := {*d.clients, *d.held_out}) and names]
+    facts = [_facts(d.site or "pool", d) for d in found]
+    return [Event(event="joined", at=last.at, wall=time.time(), version=last.version, facts=f) for f in facts]
+
+
+def _facts(site: str, found: Description) -> dict[str, Any]:
+    clients = {client: split.model_dump() for client, split in found.clients.items()}
+    return {"site": site, "held_out": sorted(found.held_out), "domains": found.domains, "clients": clients}
 
 
 def read_description(blobs: BlobStore, blob: BlobRef) -> Description:

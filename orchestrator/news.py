@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 from schemas.log import Event
 
-BEGINNING = ("started", "described")
-"""What somebody who begins to watch in the middle of a run has to know of its beginning."""
+BEGINNING = ("started", "described", "joined")
+"""What somebody who begins to watch in the middle of a run has to know: how it began, and which sites came later."""
 
 
 class News:
@@ -38,11 +38,12 @@ class News:
     def _is_new(self, event: Event) -> bool:
         if event.event in ("loaded", "away"):
             return True
-        what = _identity(event)
-        if event.event in BEGINNING:  # there is one, and whoever takes the run up recalls it
-            new = what not in self.begun
-            self.begun.add(what)
+        if event.event in BEGINNING:  # there is one, of each site at most, and whoever takes the run up recalls it
+            begun = (event.event, str(event.facts.get("site", "")))
+            new = begun not in self.begun
+            self.begun.add(begun)
             return new
+        what = _identity(event)
         self.made[what] += 1
         new = self.made[what] > self.told[what]
         self.told[what] = max(self.told[what], self.made[what])

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from infra.runtime import Runtime
 from orchestrator import keys, report
 from orchestrator.commits import Commits
+from orchestrator.joining import come_since
 from orchestrator.journal import Journal
 from orchestrator.loop import Loop
 from orchestrator.news import News
@@ -82,10 +83,20 @@ def _live(plan: Plan, runtime: Runtime, tenure: Tenure, news: News) -> Outcome:
     commits = Commits(tenure.run, runtime.blobs)
     remember(plan.experiment, runtime, tenure.run)
     if commits.final() is None:
-        news.recall(commits.beginning())
+        news.recall(_until_now(commits))
         _finish(commits, _see_through(plan, runtime, commits, tenure, news.watch))
     _clean(commits, runtime)
     return outcome(commits)
+
+
+def _until_now(commits: Commits) -> list[Event]:
+    """What somebody who begins to watch has to know of a run that has begun: its beginning, and the sites since."""
+    last = commits.last()
+    if last is None:
+        return []
+    events = commits.beginning()
+    known = {c for e in events if e.event == "described" for c in (*e.facts["clients"], *e.facts["held_out"])}
+    return [*events, *come_since(known, last)]
 
 
 def remember(experiment: Experiment, runtime: Runtime, run: str) -> None:

@@ -17,13 +17,14 @@ from schemas.messages import ALL, Manifest
 class Tasks:
     """Tasks and the rounds they belong to. Times in seconds of the run's clock.
 
-    home: the group of each client that trains.
+    home: the group of each client. trainers: those with images to train on, who alone make up a group's size.
     """
 
     spec: Rounds
     version: int = 0
     rounds: dict[str, Round] = field(default_factory=lambda: {ALL: Round()})
     home: dict[str, str] = field(default_factory=dict)
+    trainers: frozenset[str] = frozenset()
     seq: int = 0
     open: dict[str, Open] = field(default_factory=dict)
     expired: dict[str, Open] = field(default_factory=dict)
@@ -41,14 +42,18 @@ class Tasks:
         return groups.home(client, self.home, self.rounds)
 
     def turns(self) -> list[str]:
-        """Groups that have clients, the one whose round has been open longest first."""
-        peopled = set(self.home.values()) if self.home else set(self.rounds)
+        """Groups that have clients who train, the one whose round has been open longest first."""
+        if len(self.rounds) == 1:
+            return list(self.rounds)
+        peopled = {self.group_of(client) for client in self.trainers} if self.trainers else set(self.rounds)
         return sorted(peopled & set(self.rounds), key=lambda group: (self.rounds[group].opened_at, group))
 
     def numbers(self, group: str = ALL) -> Rounds:
         """The group's part of the round rule's numbers; all of them if it is the only one."""
-        size = sum(of == group for of in self.home.values())
-        return self.spec if size == len(self.home) else share(self.spec, size, len(self.home))
+        if len(self.rounds) == 1:
+            return self.spec
+        size, total = sum(self.group_of(client) == group for client in self.trainers), len(self.trainers)
+        return self.spec if size == total else share(self.spec, size, total)
 
     def budget(self, group: str = ALL) -> int:
         """How many clients of the group may be asked now."""

@@ -20,6 +20,7 @@ from orchestrator.plan import plan
 from orchestrator.run import Outcome
 from schemas.base import Choice, canonical
 from schemas.experiment import Data, SiteData
+from schemas.log import Event
 from schemas.messages import Description, Manifest, Split, Task, TaskFailure
 from tests.checked import whole
 from tests.runs.here import Fuse, Fused, Killed, ignore
@@ -89,12 +90,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def go(
-    root: Path, images: Path, *, broker: Broker | None = None, fuse: Fuse | None = None, lie: Lie | None = None
+    root: Path,
+    images: Path,
+    *,
+    broker: Broker | None = None,
+    fuse: Fuse | None = None,
+    lie: Lie | None = None,
+    watch: Callable[[Event], None] = ignore,
 ) -> Outcome:
     bus = Sites(root, images, broker or Broker(), fuse, lie)
     asked = experiment(sites=SITES, rounds=ROUNDS, start_s=5, evaluate={"every": 1})
     runtime = Runtime(blobs=bus.blobs, state=bus.state, stream=bus.stream, bus=bus)
-    outcome = runs.execute(plan(asked), runtime, "r", ignore)
+    outcome = runs.execute(plan(asked), runtime, "r", watch)
     whole(Commits("r", FileBlobs(root / "blobs")))
     return outcome
 
@@ -118,6 +125,23 @@ def test_a_site_that_never_comes_delays_nothing(images: Path, tmp_path: Path) ->
     outcome = go(tmp_path, images, broker=Broker(opens=99))
     assert (outcome.report.status, outcome.report.version) == ("finished", 6)
     assert not events(outcome.events, "joined", "refused")
+
+
+def test_a_process_that_takes_the_run_up_later_hears_of_the_site(images: Path, tmp_path: Path) -> None:
+    broker, lives = Broker(), ([], [])  # type: tuple[list[Event], list[Event]]
+    fuse = Fuse(left=10**9)
+
+    def watch(event: Event) -> None:
+        lives[0].append(event)
+        if event.event == "committed" and event.version == 4:
+            fuse.left = 1
+
+    with contextlib.suppress(Killed):
+        go(tmp_path, images, broker=broker, fuse=fuse, watch=watch)
+    go(tmp_path, images, broker=broker, watch=lives[1].append)
+    assert lives[0][-1].version < 5 and events(lives[1], "loaded")[0].version == 4
+    for life in lives:
+        assert [e.facts["site"] for e in events(life, "joined")] == ["late"]
 
 
 def test_a_loop_killed_while_a_site_joins_ends_as_if_undisturbed(images: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from infra.runtime import Runtime, connect
 from infra.servers import S3, Child, Redis, answers, free_port, start, start_redis, wait_for
 from infra.stream import START, Entry
 from schemas.base import canonical
-from schemas.errors import BusError, ConfigError
+from schemas.errors import BusError, ConfigError, StoreError
 from schemas.experiment import Data, Experiment, Setting
 from schemas.messages import ClientSlot, Description, Manifest, Task, TaskFailure
 from tests.stack.servers import environment, eventually, settings, shown_on
@@ -291,6 +291,18 @@ class TestBus:
             redis.Redis.from_url(server.url).flushall()
             bus.send(stack.describe(experiment()), None)
             assert bus.waiting(None) == "1 waiting, 0 workers"
+        finally:
+            server.child.stop()
+
+    def test_a_broker_that_refuses_for_good_is_not_waited_for(self, tmp_path: Path, stack: Stack) -> None:
+        server = start_redis(tmp_path / "refusing")
+        try:
+            rights = "on >secret ~quorate:run:* &* +@all"  # not to the queues
+            redis.Redis.from_url(server.url).execute_command("ACL", "SETUSER", "half", "reset", *rights.split())
+            bus = CeleryBus(server.url.replace("://", "://half:secret@"), WallClock())
+            with pytest.raises(StoreError, match="the broker refuses") as refused:
+                bus.send(stack.describe(experiment()), None)
+            assert "QUORATE_BUS" in str(refused.value) and "\n" not in str(refused.value)
         finally:
             server.child.stop()
 

@@ -12,7 +12,7 @@ from orchestrator.book import Book
 from schemas.errors import AggregationError
 from schemas.experiment import Rounds
 from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Share
-from schemas.messages import ALL, BlobRef, ClientResult, Manifest
+from schemas.messages import ALL, BlobRef, ClientResult, Description, Manifest, Split
 
 SLOW = (HealthCheck.too_slow,)
 """A busy machine is no fault of the code."""
@@ -462,3 +462,18 @@ def test_a_client_counts_once_for_a_base_whatever_is_asked_twice() -> None:
     _accept(book, task)
     _close(book)
     assert ("ann", 0, ALL) in book.seen and ("ann", 0, ALL) in Book.of(_spec(), _snapshot(book)).seen
+
+
+def test_who_has_no_images_to_train_on_counts_towards_no_group() -> None:
+    """Ann and bob train on the left, eve on the right; dan (right) and two of `gone` only evaluate."""
+    train, test = Split(train=3), Split(test=3)
+    clients = {"ann": train, "bob": train, "dan": test, "eve": train, "gus": test, "hal": test}
+    description = Description(clients=clients, held_out={}, classes=("a", "b"), fingerprint="f")
+    homes = {"ann": "left", "bob": "left", "dan": "right", "eve": "right", "gus": "gone", "hal": "gone"}
+    facts = {"at": 5.0, "setting": BLOB, "cursor": "0", "journal": BLOB, "version": 0, "run": "r"}
+    models = {0: dict.fromkeys(("left", "right", "gone"), BLOB)}
+    commit = Commit(descriptions=(description,), models=models, assignment=homes, **facts)
+    book = Book.of(_spec(in_flight=6, quorum=3, floor=3), commit)
+    assert book.turns() == ["left", "right"], "a round of `gone` would wait for nobody until the run has failed"
+    assert [book.numbers(group).in_flight for group in book.turns()] == [4, 2]
+    assert book.group_of("gus") == "gone", "and is evaluated there all the same"

@@ -71,3 +71,10 @@ def test_who_comes_later_is_told_how_the_run_began_and_nothing_else_of_it() -> N
     told = Told()
     News(told.note).recall([event("started", 0), event("answered", 0, task="t"), event("described", 0)])
     assert told == ["started v0", "described v0"]
+
+
+def test_of_each_site_that_joins_is_told_once_also_to_who_takes_the_run_up() -> None:
+    early, late = event("joined", 2, site="early"), event("joined", 2, site="late")
+    recalled = [event("joined", 5, site=site) for site in ("early", "late")]
+    assert Told([LOADED, early, late], recalled).count("joined v2") == 2
+    assert Told(recalled, [LOADED, early, late]) == ["joined v5", "joined v5", "loaded v3"]
