@@ -5,8 +5,11 @@ Celery is only the transport: no result backend, no canvas, no ETA, no retry of 
 monitor with other settings would take running tasks for lost and deliver them again.
 """
 
+import contextlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +32,8 @@ VISIBILITY_S = 6 * 3600
 lease within seconds. Must be the same in every process, and longer than any time limit."""
 
 SOFT_SHUTDOWN_S = 5.0
+LOOK_S = 1.0
+"""How often the parent looks which tasks it holds that no child is at yet."""
 
 
 class Work(Protocol):
@@ -39,6 +44,9 @@ class Work(Protocol):
 
     def handle(self, text: str) -> None:
         """One task, as JSON."""
+
+    def holds(self, run: str, task_id: str, attempt: int) -> None:
+        """In the parent, again and again: this worker has taken a task that none of its children has begun."""
 
     def lost(self, failure: TaskFailure) -> None:
         """A task ended in a way that it could not report itself."""
@@ -164,7 +172,27 @@ def _connect(work: Work) -> None:
 
     signals.setup_logging.connect(lambda **_: work.log(), weak=False)
     signals.worker_process_init.connect(lambda **_: work.start(_child()), weak=False)
+    signals.worker_ready.connect(lambda **_: _watch(work), weak=False)
     signals.task_failure.connect(failed, weak=False)
+
+
+def _watch(work: Work) -> None:
+    """Say of each task in hand that it is in hand: a child loads for seconds before it can speak for itself."""
+    threading.Thread(target=_say_what_waits, args=(work,), name="holds", daemon=True).start()
+
+
+def _say_what_waits(work: Work) -> None:
+    from celery.worker import state  # noqa: PLC0415
+
+    while True:
+        time.sleep(LOOK_S)
+        try:
+            waiting = set(state.reserved_requests) - set(state.active_requests)
+        except RuntimeError:  # changed while it was read: the next look will do
+            continue
+        for request in waiting:
+            with contextlib.suppress(ValueError):  # not one of ours
+                work.holds(*split_id(request.id))
 
 
 def _report(work: Work, id: str, code: Any, message: str) -> None:

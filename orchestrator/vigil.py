@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from infra.state import StateStore
 from orchestrator.simulate import Simulator
 from schemas.log import Open
+from schemas.messages import work
 
 SETTLE_S = 3.0
 """How long a vigil only listens at first: so long a beat lasts, and a worker may need to be heard again."""
@@ -27,11 +28,11 @@ class Vigil:
 
     def look(self, tasks: Iterable[Open], now: float) -> tuple[list[Open], list[Open]]:
         """Of these unanswered tasks, those heard for the first time, and those whose worker is gone."""
-        works = {f"{o.task_id}.{o.attempt}": o for o in tasks}
+        works = {work(o.task_id, o.attempt): o for o in tasks}
         beating = self.state.beating(self.run, works) if works else set()
-        heard = [o for work, o in works.items() if work in beating and o.started_at is None]
-        silent = {work for work, o in works.items() if o.started_at is not None} - beating
-        gone = [works[work] for work in sorted(silent & self.silent)]
+        heard = [o for w, o in works.items() if w in beating and o.started_at is None]
+        silent = {w for w, o in works.items() if o.started_at is not None} - beating
+        gone = [works[w] for w in sorted(silent & self.silent)]
         self.silent = silent
         self.since = now if self.since is None else self.since
         if now < self.since + SETTLE_S:

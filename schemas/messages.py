@@ -74,6 +74,11 @@ class ClientSlot(Frozen):
     outputs: dict[str, Outlet] = {}
 
 
+def work(task_id: str, attempt: int) -> str:
+    """One sending of a task, as the beats of a worker name it."""
+    return f"{task_id}.{attempt}"
+
+
 class Task(Frozen):
     """One message to a worker. `attempt` counts sendings of the same task_id from 1.
 
@@ -97,8 +102,8 @@ class Task(Frozen):
 
     @property
     def work(self) -> str:
-        """This sending of the task, as the worker's lease names it."""
-        return f"{self.task_id}.{self.attempt}"
+        """This sending of the task."""
+        return work(self.task_id, self.attempt)
 
     @property
     def label(self) -> str:
@@ -127,7 +132,7 @@ class Letter(Frozen):
     @property
     def work(self) -> str:
         """As Task."""
-        return f"{self.task_id}.{self.attempt}"
+        return work(self.task_id, self.attempt)
 
 
 def read_message(text: str | bytes) -> Task | Letter:

@@ -5,6 +5,7 @@ torch is imported in the children only. Holds no storage credentials.
 """
 
 import argparse
+import contextlib
 import os
 import socket
 import subprocess
@@ -22,9 +23,11 @@ from infra.bus import queue
 from infra.clock import WallClock
 from infra.runtime import connect_stream
 from infra.settings import read
+from infra.state import StateStore
 from infra.stream import Stream
 from schemas.errors import ConfigError, QuorateError, StoreError
-from schemas.messages import TaskFailure, read_message
+from schemas.messages import TaskFailure, read_message, work
+from workers.presence import LEASE_S
 
 if TYPE_CHECKING:
     from workers.execute import Worker
@@ -46,10 +49,11 @@ class Process:
     child: int = 0
     _worker: "Worker | None" = field(default=None, repr=False)
     _stream: Stream | None = field(default=None, repr=False)
+    _state: StateStore | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a child is told: no connection of the parent's."""
-        return {**vars(self), "_worker": None, "_stream": None}
+        return {**vars(self), "_worker": None, "_stream": None, "_state": None}
 
     def log(self) -> None:
         """Log as the environment says."""
@@ -76,6 +80,13 @@ class Process:
         except ValidationError:
             structlog.contextvars.clear_contextvars()  # `execute` says what is wrong with it
         self._ready().handle(text)
+
+    def holds(self, run: str, task_id: str, attempt: int) -> None:
+        """Beat for a task that waits until a child has loaded; else nobody would miss it if this worker died now."""
+        with contextlib.suppress(StoreError):
+            if self._state is None:
+                self._state = connect_stream(read(), WallClock())[1]
+            self._state.beat(run, work(task_id, attempt), LEASE_S)
 
     def lost(self, failure: TaskFailure) -> None:
         """Report what the task could not. One try: if it fails, the loop finds the lease gone."""

@@ -1,15 +1,20 @@
 """Workers that are killed, frozen or asleep, and tasks that are delivered twice: what is done counts once."""
 
 import contextlib
+import os
+import signal
 import time
 
 import pytest
+import redis
 
 from infra.celery_app import make_app
+from infra.redis_state import key
 from orchestrator.commits import Commits
 from orchestrator.run import Outcome
 from schemas.messages import Manifest
 from tests.stack.field import Field, stage, undisturbed
+from tests.stack.processes import Process, sessions
 from tests.stack.servers import allowed, eventually, shown_on
 
 __all__ = ["stage", "undisturbed"]
@@ -39,6 +44,35 @@ def test_killed_in_training_it_is_done_elsewhere_within_ten_seconds(stage: Field
     orchestrator.leaves()
     assert took_s <= allowed(AGAIN_S)
     stage.equals("killed", undisturbed)
+
+
+def test_killed_with_a_task_that_no_child_had_begun_it_is_sent_again(stage: Field, undisturbed: Outcome) -> None:
+    (worker,) = stage.staff(1)
+    before, orders = set(sessions()[worker.child.process.pid]), stage.orders("loading")
+    with orders.tell("wait", "flat-0", 0) as waiting:
+        orchestrator = stage.run("loading")
+        os.kill(orders.trains("flat-0", 0), signal.SIGKILL)  # the parent starts another child, which loads for seconds
+        eventually(lambda: bool(new(worker, before)), "there is another child")
+        for pid in new(worker, before):
+            os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: bool(held(stage, "loading")), "the parent says that it holds a task")
+        worker.kill()
+        waiting.unlink()
+    stage.staff(1)
+    orchestrator.leaves()
+    stage.equals("loading", undisturbed)
+    assert "worker gone" in {e.facts["reason"] for e in stage.events("loading", "resent")}
+
+
+def new(worker: Process, before: set[int]) -> set[int]:
+    """Processes of a worker that were not there before."""
+    return set(sessions()[worker.child.process.pid]) - before
+
+
+def held(stage: Field, name: str) -> list[str]:
+    """Who beats for a task of a run."""
+    memory = redis.Redis.from_url(stage.memory.server.url, decode_responses=True)
+    return [k for k in memory.scan_iter() if k.startswith(key(name, "beat", "v0-"))]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
