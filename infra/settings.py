@@ -88,7 +88,8 @@ class _Files(PydanticBaseSettingsSource):
         if not path:
             return None, field_name, False
         try:
-            return Path(path).read_text()[:65_536].strip(), field_name, False
+            with Path(path).open(encoding="utf-8") as f:
+                return f.read(65_536).strip(), field_name, False  # and no more: /dev/zero has no end
         except (OSError, UnicodeDecodeError) as e:
             raise SettingsError(
                 f"{variable}: cannot read {path}: {getattr(e, 'strerror', None) or 'not text'}"

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,17 @@ def test_a_secret_file_that_cannot_be_read_is_named(
     monkeypatch.setenv("QUORATE_REDIS_PASSWORD_FILE", str(tmp_path / "key"))
     with pytest.raises(SettingsError, match=r"QUORATE_REDIS_PASSWORD_FILE: cannot read .*key"):
         read()
+
+
+def test_a_secret_file_without_an_end_is_read_no_further_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUORATE_S3_SECRET_KEY_FILE", "/dev/zero")
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + 2**28, limit[1]))  # or else it would be the whole memory
+    try:
+        assert len(read().s3_secret_key.get_secret_value()) <= 65_536
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
 
 
 def test_the_redis_password_enters_urls_that_have_none() -> None:
