@@ -37,7 +37,7 @@ OUTCOMES = (
     "weightless", "private elsewhere", "unreadable", "unknown task", "other run", "no result", "two results",
     "other client", "client", "infra", "grant",
 )  # fmt: skip
-MOSTLY_WELL = st.integers(0, 99).map(lambda n: "well" if n < 80 else OUTCOMES[n % len(OUTCOMES)])
+MOSTLY_WELL = st.integers(0, 99).map(lambda n: "well" if n < 65 else OUTCOMES[n % len(OUTCOMES)])
 HAPPENINGS = st.lists(st.tuples(
     st.integers(0, 9), MOSTLY_WELL, st.sampled_from([0.0, 0.0, 0.3, 1.1]),
     st.sampled_from(["step", "step", "no", "sneak"]),
@@ -278,6 +278,12 @@ class Engine(RuleBasedStateMachine):
         self.world.bus.mood = mood
 
     @going
+    @rule(stammers=st.booleans())
+    def stream(self, stammers: bool) -> None:
+        SEEN["stream stammers"] += stammers
+        self.world.stream.stammers = stammers
+
+    @going
     @rule(left=st.integers(1, 25), after=st.booleans(), error=st.sampled_from([Killed, StoreError]))
     def dies(self, left: int, after: bool, error: type[BaseException]) -> None:
         """The loop goes on, and dies before or after some operation; or a store fails there."""
@@ -371,7 +377,7 @@ class Engine(RuleBasedStateMachine):
         """Nobody interferes any more: the run ends by itself, and its history is whole."""
         if not hasattr(self, "loop"):
             return
-        self.world.bus.mood, self.world.fuse.left = "well", -1
+        self.world.bus.mood, self.world.fuse.left, self.world.stream.stammers = "well", -1, False
         for _ in range(3000):
             if self.ended:
                 break
@@ -407,7 +413,7 @@ def known(loop: Loop) -> dict[str, Any]:
 EXAMPLES = int(os.environ.get("QUORATE_EXAMPLES", "0"))
 TestEngine = Engine.TestCase
 TestEngine.settings = settings(
-    max_examples=EXAMPLES or 80, stateful_step_count=40, deadline=None, database=None, derandomize=not EXAMPLES,
+    max_examples=EXAMPLES or 120, stateful_step_count=40, deadline=None, database=None, derandomize=not EXAMPLES,
     suppress_health_check=list(HealthCheck), print_blob=False,
     phases=[Phase.generate, *([Phase.shrink] if EXAMPLES else [])],  # to shrink may take minutes
 )  # fmt: skip
@@ -418,7 +424,7 @@ SITUATIONS = (
     "ignored: duplicate", "ignored: unknown or too old", "ignored: unreadable manifest", "resent: infra", "retried",
     "unevaluated: deadline", "worked again", "message lost", "work started", "worker silent", "sneaking",
     "bus: refuses", "bus: takes and fails", "killed", "a store failed", "emptied", "frozen", "ghost gone", "compared",
-    "finished", "failed",
+    "stream stammers", "finished", "failed",
 )  # fmt: skip
 
 

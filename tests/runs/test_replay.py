@@ -62,3 +62,29 @@ def test_a_closing_whose_round_the_stream_has_lost_costs_at_most_the_open_versio
     last = engine.commits.last()
     assert last is not None and last.version == 2
     assert {share.accepted for share in last.ledger.values()} == {2}
+
+
+def test_a_manifest_that_names_another_run_is_ignored() -> None:
+    engine = Engine()
+    engine._begin({"versions": 1, "in_flight": 1, "quorum": 1, "floor": 1}, None, 1, False)
+    engine.steps(2)
+    (task,) = [t for t in engine.world.bus.queue if t.kind == "train"]
+    engine._answer(task, "other run")
+    engine.steps(2)
+    assert engine.loop is not None and engine.loop.book.version == 0 and task.task_id in engine.loop.book.open
+    engine._answer(task, "well")
+    engine.steps(2)
+    assert engine.loop.book.version == 1
+
+
+def test_a_decision_that_stands_twice_in_the_stream_is_made_once() -> None:
+    engine = Engine()
+    rounds = {"versions": 2, "in_flight": 3, "quorum": 1, "floor": 1, "refill": "at_arrival", "max_staleness": 2}
+    engine._begin(rounds, None, 3, False)
+    engine.world.stream.stammers = True
+    engine.steps(3)
+    engine.a_replay_knows_the_same()
+    assert engine.loop is not None and len(engine.loop.book.training()) == 3
+    engine.loop = None
+    engine.steps(1)
+    engine.teardown()

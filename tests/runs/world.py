@@ -107,19 +107,23 @@ class MemoryBlobs:
 class MemoryStream:
     """A log like that of Redis: ids of milliseconds, and on a wall clock an entry's moment is when it is read.
 
-    sneaking: what workers append between the loop's last look and its next word.
+    sneaking: what workers append between the loop's last look and its next word. stammers: the loop's word stands there
+    twice, as when a client library asks again because an answer was lost.
     """
 
     clock: Clock
     fuse: Fuse
     entries: list[Entry] = field(default_factory=list)
     sneaking: list[tuple[Author, str]] = field(default_factory=list)
+    stammers: bool = False
     number: int = 0
     wanted: float = 0.0
 
     def append(self, run: str, author: Author, body: str) -> Entry:
         while self.sneaking:
             self.arrive(*self.sneaking.pop(0))
+        if self.stammers:
+            self.arrive(author, body)
         return self.fuse.around(lambda: self.arrive(author, body))  # type: ignore[no-any-return]
 
     def arrive(self, author: Author, body: str) -> Entry:
