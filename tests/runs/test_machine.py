@@ -428,6 +428,24 @@ SITUATIONS = (
 )  # fmt: skip
 
 
+def test_what_luck_brings_to_few_examples_is_played_by_hand() -> None:
+    """An answer without a result, and one that comes after the last version."""
+    engine = Engine()
+    rounds = {"versions": 1, "in_flight": 2, "quorum": 1, "floor": 1, "refill": "at_arrival", "max_staleness": 2}
+    engine._begin(rounds, None, 3, False)
+    engine.steps(2)
+    for how in ("no result", "well", "well"):
+        queue = engine.world.bus.queue
+        task = next(t for t in queue if t.kind == "train")
+        queue.remove(task)
+        engine._answer(task, how)
+        engine.steps(2)
+    engine.teardown()
+    last = engine.commits.last()
+    assert last is not None and last.version == 1
+    assert SEEN["lost: no result in the manifest"] and SEEN["rejected: run over"]
+
+
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_each_situation_occurred(situation: str) -> None:
     assert SEEN[situation]
