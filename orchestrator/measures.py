@@ -24,7 +24,17 @@ COUNTERS = {
     "store_outages": "Times that the loop waited for a store that did not answer.",
     "loads": "Times that a loop took the run up from a commit.",
 }
-WITH_REASON = ("updates_rejected", "updates_lost", "tasks_resent", "messages_ignored")
+WITH_REASON = {
+    "updates_rejected": (
+        "absent", "corrupt", "counted", "dtypes", "moved", "names", "no update", "norm", "not finite", "other client",
+        "private state", "run over", "shapes", "too large", "too stale", "unreadable", "weight",
+    ),
+    "updates_lost": ("deadline", "too stale", "no result in the manifest", "attempts", "failed"),
+    "tasks_resent": ("worker gone", "infra", "grant"),
+    "messages_ignored": ("unknown or too old",),
+}  # fmt: skip
+"""Counters per reason. Those that are known are there from the beginning, as 0: of a counter that appears as 1,
+`rate` and `increase` see nothing."""
 GAUGES = {
     "version": "The last committed version.",
     "versions_wanted": "The version with which the run ends.",

@@ -162,8 +162,8 @@ class Metrics:
     def _counter(self, name: str, text: str) -> Counter:
         labels = ("run", "reason") if name in WITH_REASON else ("run",)
         made = Counter(f"quorate_{name}", text, labels, registry=self.registry)
-        if name not in WITH_REASON:
-            made.labels(self.run)  # there from the beginning, as 0
+        for labelled in [(reason,) for reason in WITH_REASON[name]] if name in WITH_REASON else [()]:
+            made.labels(self.run, *labelled)  # there from the beginning, as 0
         return made
 
     def _gauge(self, name: str, text: str) -> Gauge:

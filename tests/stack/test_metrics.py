@@ -111,7 +111,7 @@ def _command(program: str, folder: Path, own: int, loop: int, flower: int) -> li
 
 def _wait_for_data(url: str, loop: Child) -> None:
     enough = "quorate_evaluated_version >= 2 and on () sum(flower_task_runtime_seconds_count) > 0"
-    refused = "rate(quorate_updates_rejected_total[10s]) and on () rate(quorate_updates_lost_total[10s])"
+    refused = "sum(quorate_updates_rejected_total) > 0 and on () sum(quorate_updates_lost_total) > 0"
     wait_for(lambda: bool(ask(url, enough)) and bool(ask(url, refused)), loop, WITHIN_S)
 
 

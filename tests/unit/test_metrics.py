@@ -1,12 +1,15 @@
 """The metrics, from events written by hand; and over HTTP, as Prometheus asks for them."""
 
+import re
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.servers import free_port, is_free
-from orchestrator.metrics import NAMED_CLIENTS, VALUES, Metrics, kind, served
+from orchestrator import admit, intake
+from orchestrator.metrics import LOST, NAMED_CLIENTS, VALUES, Metrics, kind, served
 from schemas.errors import SettingsError
 from schemas.log import Event
 from tests.toys import experiment
@@ -200,6 +203,15 @@ def test_many_clients_are_not_named() -> None:
 )
 def test_a_reason_is_cut_to_its_kind(counter: str, reason: str, label: str) -> None:
     assert kind(counter, reason) == label
+
+
+def test_a_reason_of_the_loop_begins_at_0_so_that_its_first_time_is_an_increase() -> None:
+    code = "".join(f.read_text() for f in (Path(admit.__file__), Path(intake.__file__)))
+    known = set(re.findall(r'Rejected\(reason="([^"]+)"', code)) | set(admit._REASONS.values())
+    assert len(known) > 10
+    assert {r: value(of(LOADED), "updates_rejected_total", reason=r) for r in known} == dict.fromkeys(known, 0.0)
+    for reason in (*LOST, "failed", "attempts"):
+        assert value(of(LOADED), "updates_lost_total", reason=reason) == 0.0
 
 
 def test_a_label_has_few_values_whatever_comes() -> None:
