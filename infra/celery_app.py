@@ -20,6 +20,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from celery.platforms import EX_OK
 
 from infra.bus import POOL
+from infra.celery_reader import Transport
 from infra.settings import read
 from schemas.messages import TaskFailure
 
@@ -60,6 +61,12 @@ class App(Celery):  # type: ignore[misc]
 
     work: Work | None = None
     url: str = ""
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        """As Celery's; a worker's reads tasks and nothing else."""
+        connection = super().connection_for_read(url, **options)
+        connection.transport_cls = Transport
+        return connection
 
     def __reduce__(self) -> tuple[Callable[..., "App"], tuple[str, Work | None]]:
         return make_app, (self.url, self.work)

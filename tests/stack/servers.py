@@ -13,6 +13,8 @@ from infra.servers import S3, Redis, start_redis, start_s3, valkey, weed
 from infra.settings import Settings
 
 T = TypeVar("T")
+GUEST = "guest"
+"""A user of the S3, with the same secret, who may look into the bucket `elsewhere` and do nothing else."""
 
 
 def needed(program: T | None, name: str) -> T:
@@ -37,7 +39,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """A SeaweedFS on loopback."""
     needed(weed(), "SeaweedFS")
-    server = start_s3(tmp_path_factory.mktemp("s3"))
+    server = start_s3(tmp_path_factory.mktemp("s3"), guests={GUEST: ("Read:elsewhere", "List:elsewhere")})
     yield server
     server.child.stop()
 

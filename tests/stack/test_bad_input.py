@@ -1,5 +1,6 @@
 """Rubbish in a real Redis stream and in a real Celery queue, and wrong credentials: runs go on, users get one line."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,13 +14,14 @@ import redis
 from infra.bus import POOL
 from infra.celery_app import KEYS, TASK, make_app
 from infra.redis_state import key
-from infra.runtime import connect
+from infra.runtime import connect, connect_blobs
 from infra.servers import S3, Child, Redis, start, start_redis, wait_for
 from orchestrator import run as runs
 from orchestrator.plan import plan
+from schemas.errors import SettingsError
 from tests.mutations import mutants, noise
 from tests.runs.here import ignore, run
-from tests.stack.servers import environment, settings
+from tests.stack.servers import GUEST, environment, settings
 from tests.toys import experiment, paint
 from tests.unit.test_messages import FAILURE, MANIFEST
 from tests.unit.test_messages import TASK as A_TASK
@@ -60,6 +62,25 @@ def _rubbish_in_the_queue(server: Redis, client: redis.Redis) -> None:
     assert client.llen(KEYS + POOL) > 0
 
 
+def _raw_rubbish_in_the_queue(server: Redis, client: redis.Redis) -> None:
+    """What no publisher writes: pushed onto the list of the queue, where kombu expects its own envelope."""
+    make_app(server.url).send_task(TASK, args=["x"], queue=POOL, argsrepr="rubbish", task_id="a:b:1")
+    envelope = json.loads(client.lpop(KEYS + POOL))  # type: ignore[arg-type]
+    properties = envelope["properties"]
+    pushed = [b"null", b"[]", b"1", b"{}", b"[" * 100_000, b'{"__type__": "uuid", "__value__": 1}', b'{"body": "x"}']
+    pushed += [b"x" * 10_000_000, json.dumps(envelope | {"body": "x" * 10_000_000}).encode()]
+    for odd in (
+        {"content-type": "application/x-python-serialize"}, {"content-type": None}, {"content-encoding": "rot13"},
+        {"body": "not base64"}, {"body": 7}, {"body": ""}, {"body": "e30="}, {"headers": None}, {"headers": []},
+        {"headers": {}}, {"headers": {"task": "os:system"}}, {"headers": {"task": TASK}}, {"properties": {}},
+        {"properties": properties | {"body_encoding": "rot13"}}, {"properties": properties | {"delivery_tag": []}},
+        {"properties": properties | {"delivery_info": 1}}, {"properties": properties | {"delivery_info": {}}},
+    ):  # fmt: skip
+        pushed.append(json.dumps(envelope | odd).encode())
+    for body in [*pushed, *noise(100, seed=6), *mutants(envelope, 300, seed=7)]:
+        client.lpush(KEYS + POOL, body)
+
+
 def test_a_run_with_rubbish_around_it_ends_in_the_bytes_of_an_undisturbed_one(
     redis_server: Redis, s3_server: S3, worker: Child, tmp_path: Path
 ) -> None:
@@ -70,24 +91,26 @@ def test_a_run_with_rubbish_around_it_ends_in_the_bytes_of_an_undisturbed_one(
         client = redis.Redis.from_url(redis_server.url)
         _rubbish_in_the_stream(client, name)
         _rubbish_in_the_queue(redis_server, client)
+        _raw_rubbish_in_the_queue(redis_server, client)
         runtime = connect(settings(redis_server, s3_server, tmp_path / "cache"))
         outcome = runs.execute(plan(asked), runtime, name, ignore)
         assert outcome.report.status == "finished", outcome.report.reason
         assert outcome.report.adapter_sha256 == expected.adapter_sha256
         assert outcome.report.ledger == expected.ledger
         assert not worker.ended()
+        assert worker.log.read_text().count("thrown away") > 200  # of 426 raw ones, nearly half are still some message
         assert "X-Amz-Signature=" not in re.sub(r"X-Amz-Signature=\*\*\*", "", worker.log.read_text())
     finally:
         worker.stop()
 
 
-def _quorate(*arguments: str, env: dict[str, str], cwd: Path) -> str:
+def _quorate(*arguments: str, env: dict[str, str], cwd: Path, status: int | None = None) -> str:
     """The one line that a command says as it fails."""
     done = subprocess.run(
         [*CLI, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT), **env}, cwd=cwd, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode in (1, 2) and done.stdout == "", done
+    assert done.returncode in ((1, 2) if status is None else (status,)) and done.stdout == "", done
     (line,) = done.stderr.splitlines()
     assert line.startswith("quorate: ") and "hunter2" not in line
     return line
@@ -103,6 +126,19 @@ def test_a_wrong_key_of_the_s3_is_one_line(redis_server: Redis, s3_server: S3, f
     env = environment(redis_server, s3_server, file.parent / "cache")
     for wrong in ({"QUORATE_S3_SECRET_KEY": "hunter2"}, {"QUORATE_S3_ACCESS_KEY": "nobody"}):
         assert "check QUORATE_S3_ACCESS_KEY" in _quorate("run", str(file), env=env | wrong, cwd=file.parent)
+
+
+def test_no_bucket_and_no_right_to_make_one_is_one_line(redis_server: Redis, s3_server: S3, file: Path) -> None:
+    its = settings(redis_server, s3_server, file.parent / "cache")
+    connect_blobs(its)  # so that the bucket of its owner is there
+    address = s3_server.url.rpartition("/")[0]
+    for bucket in ("elsewhere", "nowhere", "quorate"):  # not there though it may be read, not there, not the guest's
+        with pytest.raises(SettingsError, match=f"bucket '{bucket}': AccessDenied"):
+            connect_blobs(its.model_copy(update={"s3_access_key": GUEST, "blobs": f"{address}/{bucket}"}))
+    env = environment(redis_server, s3_server, file.parent / "cache")
+    env |= {"QUORATE_S3_ACCESS_KEY": GUEST, "QUORATE_BLOBS": f"{address}/elsewhere"}
+    line = _quorate("run", str(file), env=env, cwd=file.parent, status=2)
+    assert "check QUORATE_S3_ACCESS_KEY and its rights" in line and s3_server.secret_key not in line
 
 
 def test_a_wrong_password_of_redis_is_one_line(s3_server: S3, file: Path, tmp_path: Path) -> None:
