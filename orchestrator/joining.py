@@ -1,27 +1,21 @@
 """Sites that come late: their description is asked for as long as the run goes on, and from then on they take part.
 
-Decides whether a late description fits what the run has agreed on. One that does not is a recorded refusal.
+Takes in a late description that fits what the run has agreed on. One that does not is a recorded refusal.
 """
 
 import time
 from collections.abc import Collection
-from typing import Any, Final
-
-from pydantic import ValidationError
+from typing import Any
 
 from infra.blobs import BlobStore
-from orchestrator import keys
 from orchestrator.book import Book
+from orchestrator.descriptions import objection, received
 from orchestrator.desk import Desk
 from orchestrator.groups import homes, trainers
 from orchestrator.lineage import Lineage
-from schemas.errors import BlobCorrupt, BlobMissing
 from schemas.experiment import Setting
 from schemas.log import Commit, Event, Joined, Open
-from schemas.messages import BlobRef, Description, Manifest, TaskFailure
-
-LARGEST_DESCRIPTION: Final = 16 * 1024 * 1024
-"""Bytes of JSON: counts and names of very many clients."""
+from schemas.messages import Description, Manifest, TaskFailure
 
 PAUSE_S = 5.0
 """Between two sendings to a site that could not do it. Else a description is asked for anew when its grants end."""
@@ -85,7 +79,7 @@ class Joining:
         if task is None:
             self.arrived.pop(manifest.task_id, None)
             return
-        found = self._description(task, manifest)
+        found = received(self.blobs, self.lineage.commit.run, task, manifest)
         refused = found if isinstance(found, str) else self._objection(found)
         self._log(task, None if refused or isinstance(found, str) else found, refused)
 
@@ -94,28 +88,10 @@ class Joining:
         decision = Joined(version=version, task_id=task.task_id, site=site, description=found, refused=refused[:500])
         self.joins(decision, self.desk.log(decision))
 
-    def _description(self, task: Open, manifest: Manifest) -> Description | str:
-        blob, run = manifest.outputs.get("description"), self.lineage.commit.run
-        granted = {keys.start(run, task.task_id, n) for n in range(1, task.attempt + 1)}
-        if blob is None or manifest.run != run or blob.key not in granted:
-            return "no description under a key that was granted"
-        try:
-            found = read_description(self.blobs, blob)
-        except ValueError as e:
-            return f"an unreadable description: {e}"
-        return found if found.site == task.site else f"it described itself as {found.site or 'the pool'}"
-
     def _objection(self, found: Description) -> str:
-        """Why a description does not fit the run, or nothing."""
         agreed = Setting.model_validate_json(self.blobs.get(self.lineage.commit.setting))
-        taken = {name for d in self.lineage.commit.descriptions for name in (*d.clients, *d.held_out)}
-        if found.fingerprint != agreed.fingerprint:
-            return "it holds another backbone than the run"
-        if unknown := sorted(set(found.classes) - set(agreed.classes or ())):
-            return f"class {unknown[0][:80]!r} is none of the run's classes"
-        if twice := sorted(taken & {*found.clients, *found.held_out}):
-            return f"the run has a client of the name {twice[0]} already"
-        return "" if found.clients or found.held_out else "it holds no data"
+        others = self.lineage.commit.descriptions
+        return objection(found, others, fingerprint=agreed.fingerprint, classes=agreed.classes or ())
 
 
 def come_since(known: Collection[str], last: Commit) -> list[Event]:
@@ -131,18 +107,6 @@ def come_since(known: Collection[str], last: Commit) -> list[Event]:
 def _facts(site: str, found: Description) -> dict[str, Any]:
     clients = {client: split.model_dump() for client, split in found.clients.items()}
     return {"site": site, "held_out": sorted(found.held_out), "domains": found.domains, "clients": clients}
-
-
-def read_description(blobs: BlobStore, blob: BlobRef) -> Description:
-    """What a site says of itself. Raises ValueError for what is none."""
-    if blob.size > LARGEST_DESCRIPTION:
-        raise ValueError(f"{blob.size} bytes are too many")
-    try:
-        return Description.model_validate_json(blobs.get(blob))
-    except ValidationError as e:
-        raise ValueError(e.errors()[0]["msg"]) from None
-    except (BlobMissing, BlobCorrupt) as e:
-        raise ValueError(str(e)) from None
 
 
 def is_open(book: Book, task_id: str) -> bool:

@@ -14,7 +14,7 @@ from infra.runtime import Runtime
 from infra.stream import START
 from orchestrator import keys
 from orchestrator.commits import Commits
-from orchestrator.joining import read_description
+from orchestrator.descriptions import received, sort_out
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.post import Post
@@ -49,6 +49,7 @@ class Start:
         virtual = isinstance(self.clock, VirtualClock)
         self.vigil = Vigil(self.run, runtime.state, Simulator.of(plan, virtual=virtual))
         self.missing: tuple[Open, ...] = ()
+        self.unable: dict[str, str] = {}
         self.cursor = START
 
     def commit(self, code_version: str) -> Commit:
@@ -86,23 +87,24 @@ class Start:
         """What the owners hold: of all of them, or after `start_s` of those that have answered, if `floor` train."""
         setting = self.commits.put_setting(canonical(Setting(experiment=self.plan.experiment)))
         sites: tuple[str | None, ...] = self.plan.experiment.sites or (None,)
-        answers = self.exchange([self._task("describe", site) for site in sites], setting)
-        asked = {_task_id("describe", site): site for site in sites}
-        found = tuple(self._description(m, asked[task_id]) for task_id, m in sorted(answers.items()))
+        asked = [self._task("describe", site) for site in sites]
+        answers = self.exchange(asked, setting)
+        found = sort_out(self._said(asked, answers), self.plan.experiment.model.classes)
         self.missing = tuple(t.model_copy(update={"started_at": None}) for t in self.unanswered.values())
-        missing = [s for s in sites if _task_id("describe", s) not in answers]
-        clients = [c for d in found for c, split in d.clients.items() if split.train]
-        if missing and len(clients) < max(1, self.plan.experiment.rounds.floor):
-            queues = "; ".join(self.runtime.bus.waiting(s) for s in missing)
-            raise RunFailed(f"run {self.run}: no answer from {', '.join(s or 'the pool' for s in missing)}: {queues}",
+        clients = [c for d in found.fitting for c, split in d.clients.items() if split.train]
+        enough = len(clients) >= max(1, self.plan.experiment.rounds.floor)
+        for site, reason in found.refused.items():
+            if not enough:
+                raise RunFailed(f"run {self.run}: {site} cannot take part: {reason}")
+            self.journal.record("refused", self.clock.now(), 0, site=site, reason=reason)
+        if self.missing and not enough:
+            queues = "; ".join(self.runtime.bus.waiting(t.site) for t in self.missing)
+            silent = ", ".join(t.site or "the pool" for t in self.missing)
+            raise RunFailed(f"run {self.run}: no answer from {silent}: {queues}",
                             hint="is a worker running, and does it serve that queue?")  # fmt: skip
         if not clients:
             raise RunFailed(f"run {self.run}: no client has images to train on")
-        names = [name for d in found for name in (*d.clients, *d.held_out)]
-        if len(set(names)) < len(names):
-            twice = next(n for n in names if names.count(n) > 1)
-            raise RunFailed(f"run {self.run}: two sites describe a client of the same name, {twice}")
-        return found
+        return tuple(found.fitting)
 
     def agree(self, descriptions: tuple[Description, ...]) -> Setting:
         """One list of classes and one backbone for all. Raises RunFailed."""
@@ -195,9 +197,12 @@ class Start:
         task = waiting.get(failure.task_id)
         if task is None or failure.attempt != task.attempt:
             return
-        if failure.code == "client":
-            raise RunFailed(f"run {self.run}: {task.kind} failed at {task.site or 'the pool'}: {failure.message}")
-        self._again(task, waiting, failure.message)
+        if failure.code != "client":
+            return self._again(task, waiting, failure.message)
+        if task.kind == "init":
+            raise RunFailed(f"run {self.run}: init failed at {task.site or 'the pool'}: {failure.message}")
+        self.unable[task.task_id] = failure.message
+        del waiting[task.task_id]
 
     def _again(self, task: Open, waiting: dict[str, Open], reason: str) -> None:
         if task.attempt >= ATTEMPTS:
@@ -212,18 +217,15 @@ class Start:
             return set()
         return {task.task_id}
 
-    def _description(self, manifest: Manifest, site: str | None) -> Description:
-        blob = manifest.outputs["description"]
-        try:
-            found = read_description(self.runtime.blobs, blob)
-        except ValueError as e:
-            raise RunFailed(f"run {self.run}: {site or 'the pool'} sent an unreadable description: {e}") from None
-        if found.site != site:
-            raise RunFailed(f"run {self.run}: {site or 'the pool'} described itself as {found.site or 'the pool'}")
-        foreign = [n for n in (*found.clients, *found.held_out) if site and n != site and not n.startswith(f"{site}.")]
-        if foreign:
-            raise RunFailed(f"run {self.run}: {site} describes {foreign[0]}, which does not bear its name")
-        return found
+    def _said(self, asked: list[Open], answers: dict[str, Manifest]) -> dict[str, Description | str]:
+        said: dict[str, Description | str] = {}
+        for task in sorted(asked, key=lambda task: task.task_id):
+            site, last = task.site or "the pool", task.model_copy(update={"attempt": ATTEMPTS})
+            if task.task_id in answers:  # of which attempt it may be was seen as it came
+                said[site] = received(self.runtime.blobs, self.run, last, answers[task.task_id])
+            elif task.task_id in self.unable:
+                said[site] = self.unable[task.task_id]
+        return said
 
     def _read_state(self, manifest: Manifest) -> tuple[Tensors, dict[str, str]]:
         blob = manifest.outputs["state"]

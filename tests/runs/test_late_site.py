@@ -97,9 +97,10 @@ def go(
     fuse: Fuse | None = None,
     lie: Lie | None = None,
     watch: Callable[[Event], None] = ignore,
+    floor: int = 1,
 ) -> Outcome:
     bus = Sites(root, images, broker or Broker(), fuse, lie)
-    asked = experiment(sites=SITES, rounds=ROUNDS, start_s=5, evaluate={"every": 1})
+    asked = experiment(sites=SITES, rounds={**ROUNDS, "floor": floor}, start_s=5, evaluate={"every": 1})
     runtime = Runtime(blobs=bus.blobs, state=bus.state, stream=bus.stream, bus=bus)
     outcome = runs.execute(plan(asked), runtime, "r", watch)
     whole(Commits("r", FileBlobs(root / "blobs")))
