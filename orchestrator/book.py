@@ -117,12 +117,6 @@ class Book(Tasks):
         now = self.rounds[group]
         self.rounds[group] = now.model_copy(update={"retries": now.retries + 1, "opened_at": at, "tried": ()})
 
-    def holds(self, decision: Closed) -> bool:
-        """Whether all that a closing counts is here: a stream that was emptied tells a replay the rest of a round only,
-        which then goes on as one that nobody has closed.
-        """
-        return set(decision.counted) <= set(self.accepted)
-
     def closes(self, decision: Closed) -> list[Accepted]:
         """The counted updates in client order; what else the group had accepted stays, and is late by then.
 

@@ -1,7 +1,8 @@
 """The stream of an earlier life in the order in which that life understood it.
 
 A worker's word may reach the stream after the loop's last look and before its next decision. The loop took it in
-after that decision, so a replay must too: each decision says what had been seen when it was made.
+after that decision, so a replay must too: each decision says what had been seen when it was made. And a decision whose
+ground is gone (a stream that was emptied under a loop, or rubbish in it) is none.
 """
 
 from collections import deque
@@ -11,7 +12,8 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from infra.stream import Entry, place
-from schemas.log import DECISION, Decision
+from orchestrator.book import Book
+from schemas.log import DECISION, Asked, Closed, Decision, Retried
 
 
 def understood(read: Callable[[str], list[Entry]], cursor: str) -> Iterator[Entry]:
@@ -38,6 +40,17 @@ def understood(read: Callable[[str], list[Entry]], cursor: str) -> Iterator[Entr
             cursor = max(cursor, seen, key=place)
             yield replace(entry, id=cursor, at=at)
     yield from unseen
+
+
+def groundless(decision: Decision, book: Book) -> str:
+    """Why a decision of an earlier life cannot be acted on, though it is of the open version; or nothing."""
+    evaluates = isinstance(decision, Asked) and any(task.kind != "train" for task in decision.tasks)
+    if isinstance(decision, Asked | Closed | Retried) and not evaluates and decision.group not in book.rounds:
+        return f"{decision.kind}: there is no group {decision.group[:80]!r}"
+    # A stream that was emptied tells the rest of a round only, which then goes on as one that nobody has closed.
+    if isinstance(decision, Closed) and (gone := len(set(decision.counted) - set(book.accepted))):
+        return f"closed: {gone} counted updates are gone"
+    return ""
 
 
 def _decision(entry: Entry) -> Decision | None:

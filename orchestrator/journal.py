@@ -19,3 +19,7 @@ class Journal:
         noted = Event(event=event, at=at, wall=time.time(), version=version, client=client, facts=facts)
         self.events.append(noted)
         self.watch(noted)
+
+    def ignores(self, at: float, version: int, reason: str) -> None:
+        """An entry of the stream that nothing can be done with."""
+        self.record("ignored", at, version, task="", reason=reason[:200])

@@ -1,7 +1,6 @@
 """The loop: asks, listens, closes and commits, until the last version. The only place where a run decides.
 
-A loop that died is replayed from the last commit through the same code. It is single-threaded, and there is one of
-it per run (orchestrator.tenure).
+A loop that died is replayed from the last commit through the same code. One thread, one per run (orchestrator.tenure).
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from orchestrator.asking import Asking
 from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.desk import Desk
-from orchestrator.hindsight import understood
+from orchestrator.hindsight import groundless, understood
 from orchestrator.intake import Intake
 from orchestrator.joining import Joining, is_open
 from orchestrator.journal import Journal
@@ -164,8 +163,7 @@ class Loop:
         try:
             said = read_entry(entry.author, entry.body)
         except ValidationError as e:
-            reason = f"unreadable {entry.author}: {e.errors()[0]['msg']}"[:200]
-            self.journal.record("ignored", entry.at, self.book.version, task="", reason=reason)
+            self.journal.ignores(entry.at, self.book.version, f"unreadable {entry.author}: {e.errors()[0]['msg']}")
             return
         if isinstance(said, Manifest) and is_open(self.book, said.task_id):
             self.joining.arrives(said, replaying=replaying)
@@ -182,7 +180,9 @@ class Loop:
             return
         named = {task_id for task_id, _ in decision.counted} if isinstance(decision, Closed) else set()
         self.intake.release(self.book, at, self.lineage.state.tensors, named)
-        if isinstance(decision, Closed) and self.book.holds(decision):
+        if reason := groundless(decision, self.book):
+            self.journal.ignores(at, self.book.version, reason)
+        elif isinstance(decision, Closed):
             self.commit(decision, at)
         elif isinstance(decision, Joined):
             self.joining.joins(decision, at)

@@ -183,8 +183,7 @@ class Start:
                 elif entry.author == "failure":
                     self._fails(TaskFailure.model_validate_json(entry.body), waiting)
             except ValidationError as e:
-                reason = f"unreadable {entry.author}: {e.errors()[0]['msg']}"[:200]
-                self.journal.record("ignored", entry.at, 0, task="", reason=reason)
+                self.journal.ignores(entry.at, 0, f"unreadable {entry.author}: {e.errors()[0]['msg']}")
         return answers
 
     def _is_whole(self, manifest: Manifest, task: Open) -> bool:

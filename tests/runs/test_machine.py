@@ -18,17 +18,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from infra.clock import VirtualClock
 from orchestrator import keys
 from orchestrator.commits import Commits
-from orchestrator.journal import Journal
 from orchestrator.loop import Loop
 from orchestrator.plan import plan
-from orchestrator.tenure import EVERY_S, LEASE_S, Tenure
-from schemas.base import canonical
+from orchestrator.tenure import LEASE_S, Tenure
 from schemas.errors import LeaseLost, QuorumError, StoreError
-from schemas.experiment import Experiment, Setting
-from schemas.log import Commit, Event, Final
-from schemas.messages import ALL, BlobRef, Description, Split
+from schemas.experiment import Experiment
+from schemas.log import Event, Final
+from schemas.messages import ALL, BlobRef
 from tests.checked import whole
-from tests.runs.world import MODEL, HandClock, Killed, World
+from tests.runs.world import HandClock, Killed, Turn, World, commit_zero
 from workers.private import OWN
 from workers.tensors import unpack
 
@@ -46,18 +44,6 @@ HAPPENINGS = st.lists(st.tuples(
 
 SEEN: Counter[str] = Counter()
 """How often each situation occurred, over all examples."""
-
-
-class Turn(Tenure):
-    """Looks at the lease by the clock of the world."""
-
-    clock: Any = None
-
-    def due(self) -> bool:
-        if self.clock.now() - self._looked < EVERY_S:
-            return False
-        self._looked = self.clock.now()
-        return True
 
 
 POLYNOMIAL = {"name": "polynomial", "params": {"a": 1.5}}
@@ -113,29 +99,11 @@ class Engine(RuleBasedStateMachine):
             "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": {"name": "fedavg"}, "rounds": rounds,
             "simulate": simulate, "evaluate": {"every": 2}, "codec": {"name": "raw"},
         })  # fmt: skip
-        self.commits = Commits("r", self.world.blobs)
-        self._commit_zero([f"c{i}" * (1 + i % 2) for i in range(clients)], virtual)
+        names = [f"c{i}" * (1 + i % 2) for i in range(clients)]
+        self.commits = commit_zero(self.world, self.experiment, names, self._watch)
         self.loop: Loop | None = None
         self.ghost: Loop | None = None
         self._live()
-
-    def _commit_zero(self, clients: list[str], virtual: bool) -> None:
-        journal, asked = Journal(self._watch), self.experiment.model_dump(mode="json")
-        now = self.world.clock.now()
-        held_out = {"sketch": Split(test=5)}
-        journal.record("started", now, 0, experiment=asked, seed=0, code_version="0", virtual=virtual)
-        described = {"clients": {c: {} for c in clients}, "held_out": ["sketch"], "classes": ["a"], "fingerprint": "f"}
-        journal.record("described", now, 0, **described)
-        description = Description(
-            clients={c: Split(train=3) for c in clients}, held_out=held_out, classes=("a", "b"), fingerprint="f"
-        )
-        model = self.world.blobs.write(keys.model("r", 0, "0"), MODEL)
-        setting = self.commits.put_setting(canonical(Setting(experiment=self.experiment)))
-        self.commits.write(Commit(
-            run="r", version=0, at=now, setting=setting, descriptions=(description,), models={0: {ALL: model}},
-            cursor="0", selector=plan(self.experiment).selector.dump(),
-            journal=self.commits.put_journal(0, journal.events),
-        ))  # fmt: skip
 
     def _watch(self, event: Event) -> None:
         SEEN["restated" if event.event == "late" and "weight" not in event.facts else event.event] += 1

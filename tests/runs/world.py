@@ -16,9 +16,16 @@ from infra.clock import Clock, VirtualClock
 from infra.runtime import Runtime
 from infra.state import Answer
 from infra.stream import Author, Entry
-from schemas.base import digest
+from orchestrator import keys
+from orchestrator.commits import Commits
+from orchestrator.journal import Journal
+from orchestrator.plan import plan
+from orchestrator.tenure import EVERY_S, Tenure
+from schemas.base import canonical, digest
 from schemas.errors import BlobCorrupt, BlobExists, BlobMissing, BusError
-from schemas.messages import BlobRef, ClientResult, Grant, Manifest, Task, TaskFailure
+from schemas.experiment import Experiment, Setting
+from schemas.log import Commit, Event
+from schemas.messages import ALL, BlobRef, ClientResult, Description, Grant, Manifest, Split, Task, TaskFailure
 from workers.pipeline import Label, write_update
 from workers.tensors import generator, pack
 
@@ -346,3 +353,37 @@ class World:
 
 MODEL = pack({"w": torch.zeros(2)})
 """Version 0."""
+
+
+class Turn(Tenure):
+    """Looks at the lease by the clock of the world."""
+
+    clock: Any = None
+
+    def due(self) -> bool:
+        if self.clock.now() - self._looked < EVERY_S:
+            return False
+        self._looked = self.clock.now()
+        return True
+
+
+def commit_zero(world: World, experiment: Experiment, clients: list[str], watch: Callable[[Event], None]) -> Commits:
+    """Version 0 of a run `r` of these clients."""
+    commits, now = Commits("r", world.blobs), world.clock.now()
+    journal, asked = Journal(watch), experiment.model_dump(mode="json")
+    held_out = {"sketch": Split(test=5)}
+    journal.record(
+        "started", now, 0, experiment=asked, seed=0, code_version="0", virtual=isinstance(world.clock, VirtualClock)
+    )
+    described = {"clients": {c: {} for c in clients}, "held_out": ["sketch"], "classes": ["a"], "fingerprint": "f"}
+    journal.record("described", now, 0, **described)
+    description = Description(
+        clients={c: Split(train=3) for c in clients}, held_out=held_out, classes=("a", "b"), fingerprint="f"
+    )
+    model = world.blobs.write(keys.model("r", 0, "0"), MODEL)
+    setting = commits.put_setting(canonical(Setting(experiment=experiment)))
+    commits.write(Commit(
+        run="r", version=0, at=now, setting=setting, descriptions=(description,), models={0: {ALL: model}},
+        cursor="0", selector=plan(experiment).selector.dump(), journal=commits.put_journal(0, journal.events),
+    ))  # fmt: skip
+    return commits

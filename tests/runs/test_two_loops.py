@@ -1,0 +1,276 @@
+"""Two loops on one run: who has lost the lease writes nothing, and a version that another has committed is adopted."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.blobs import FileBlobs
+from infra.bus import LocalBus
+from infra.runtime import Runtime
+from infra.stream import Entry, FileStream
+from orchestrator import keys
+from orchestrator import run as runs
+from orchestrator.commits import Commits
+from orchestrator.loop import Loop
+from orchestrator.plan import plan
+from schemas.errors import LeaseLost
+from schemas.experiment import Experiment
+from schemas.log import DECISION, Event
+from schemas.messages import BlobRef
+from tests.checked import whole
+from tests.runs import here
+from tests.runs.here import Killed, ignore
+from tests.runs.test_crash import MODES, facts
+from tests.runs.test_embedded import small
+from tests.runs.world import Fuse, HandClock, MemoryState, Turn, World, commit_zero
+from tests.toys import paint
+from workers.execute import Worker
+
+V1, V2 = keys.version("r", 1), keys.version("r", 2)
+V3 = keys.version("r", 3)
+
+
+class SharedStream(FileStream):
+    """A file that more than one loop writes, so it is read anew each time."""
+
+    def _load(self, run: str) -> list[Entry]:
+        if run in self._files:
+            os.close(self._files.pop(run))
+        self._entries.pop(run, None)
+        return super()._load(run)
+
+
+@dataclass
+class Stopping:
+    """An object store whose loop stands still right before one of its writes, while something happens."""
+
+    inner: FileBlobs
+    key: str
+    happens: Callable[[], None]
+    reached: bool = False
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> BlobRef:
+        if key == self.key and not self.reached:
+            self.reached = True
+            self.happens()
+        return self.inner.put(key, data, if_absent=if_absent)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def side(root: Path, state: MemoryState, key: str = "", happens: Callable[[], None] = lambda: None) -> Runtime:
+    """One loop's own way to the stores of a run; it stops before a key is written."""
+    bus = LocalBus(lambda text: None)
+    stream = SharedStream(root / "state", bus.clock)
+    blobs: Any = Stopping(FileBlobs(root / "blobs"), key, happens)
+    bus.execute = Worker(name="here", stream=stream, state=state, cache=root / "cache").handle  # type: ignore[arg-type]
+    return Runtime(blobs=blobs, state=state, stream=stream, bus=bus)  # type: ignore[arg-type]
+
+
+def dies(*what: object) -> None:
+    raise Killed
+
+
+def ends(made: Experiment, root: Path, runtime: Runtime) -> dict[str, object]:
+    """How the run ends, if its history is whole."""
+    outcome = runs.execute(plan(made), runtime, "r", ignore)
+    whole(Commits("r", FileBlobs(root / "blobs")))
+    return facts(outcome)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and "cache" not in p.parts}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint(tmp_path_factory.mktemp("images"))
+
+
+def longer(images: Path, mode: str) -> Experiment:
+    made = small(images, codec={"name": "fp16"}, **MODES[mode])
+    return made.model_copy(update={"rounds": made.rounds.model_copy(update={"versions": 4})})
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "fedbuff"])
+def test_a_loop_that_lost_its_lease_before_its_commit_leaves_with_3_and_has_changed_nothing(
+    images: Path, tmp_path: Path, mode: str
+) -> None:
+    made, state = longer(images, mode), MemoryState(HandClock(), Fuse())
+    left: list[dict[str, bytes]] = []
+
+    def taken_over() -> None:
+        state.lease = None
+        with pytest.raises(Killed):
+            runs.execute(plan(made), side(tmp_path, state, V3, dies), "r", ignore)
+        state.lease = "the other", float("inf")
+        left.append(files(tmp_path))
+
+    with pytest.raises(LeaseLost) as lost:
+        runs.execute(plan(made), side(tmp_path, state, V2, taken_over), "r", ignore)
+    assert lost.value.exit_code == 3
+    assert [files(tmp_path)] == left and state.lease == ("the other", float("inf"))
+    state.lease = None
+    assert ends(made, tmp_path, side(tmp_path, state)) == facts(here.run(made, tmp_path / "undisturbed"))
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "k of n", "fedbuff", "groups"])
+def test_a_loop_that_owns_the_run_adopts_what_another_has_committed_and_goes_on(
+    images: Path, tmp_path: Path, mode: str
+) -> None:
+    made, state = longer(images, mode), MemoryState(HandClock(), Fuse())
+
+    def overtaken() -> None:
+        state.lease = None
+        with pytest.raises(Killed):
+            runs.execute(plan(made), side(tmp_path, state, V3, dies), "r", ignore)
+        assert state.lease is None and FileBlobs(tmp_path / "blobs").read(V2, limit=10**6)
+
+    stopped = side(tmp_path, state, V2, overtaken)
+    assert ends(made, tmp_path, stopped) == facts(here.run(made, tmp_path / "undisturbed"))
+    assert stopped.blobs.reached  # type: ignore[attr-defined]
+
+
+# --- in a world where time and work are by hand
+
+
+QUORUM = {"versions": 2, "in_flight": 3, "quorum": 2, "floor": 1, "grace_s": 0, "deadline_s": 60, "max_staleness": 1}
+
+
+class Stage:
+    """A run of three clients whose loops live as long as the test says."""
+
+    def __init__(self) -> None:
+        self.world = World(HandClock())
+        self.made = Experiment.model_validate({
+            "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": {"name": "fedavg"}, "rounds": QUORUM,
+            "evaluate": {"every": 0, "final": False}, "codec": {"name": "raw"},
+        })  # fmt: skip
+        self.commits = commit_zero(self.world, self.made, ["ann", "bob", "cem"], ignore)
+        self.world.state.value = "0"
+        self.told: list[Event] = []
+
+    def loop(self, name: str) -> Loop:
+        """Another process takes the run up: its lease has lapsed."""
+        self.world.state.lease = None
+        tenure = Turn("r", name, self.world.state)
+        tenure.clock = self.world.clock
+        tenure.begin()
+        last = self.commits.last()
+        assert last is not None
+        loop = Loop(plan(self.made), self.world.runtime, self.commits, tenure, self.told.append)
+        loop.load(last)
+        return loop
+
+    def works(self, client: str, how: str = "well") -> None:
+        """A worker does what this client was asked last."""
+        task = next(t for t in self.world.bus.queue if t.kind == "train" and t.clients[0].client == client)
+        self.world.says(self.world.works(task, how))
+
+    def decided(self, kind: str) -> list[Any]:
+        found = [DECISION.validate_json(e.body) for e in self.world.stream.entries if e.author == "decision"]
+        return [d for d in found if d.kind == kind]
+
+    def ends(self, loop: Loop) -> None:
+        """All work is done at once, until the run is over."""
+        while loop.step():
+            while self.world.bus.queue:
+                self.world.says(self.world.works(self.world.bus.queue.pop(0), "well"))
+            self.world.passes(1.0)
+        whole(self.commits)
+
+    def before(self, operation: str, what: str, happens: Callable[..., None]) -> None:
+        """Once, right before something is written, something happens; it is told what was to be written."""
+        place: Any = self.world.stream if operation == "arrive" else self.world.blobs
+        inner = getattr(place, operation)
+
+        def stops(*given: Any, **named: Any) -> Any:
+            if any(what in text for text in given if isinstance(text, str)):
+                setattr(place, operation, inner)
+                happens(*given)
+            return inner(*given, **named)
+
+        setattr(place, operation, stops)
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def test_a_version_adopted_in_a_replay_is_gone_on_from_where_it_stands(stage: Stage) -> None:
+    """One loop had seen two updates and another three; the commit of the first lands while a third loop replays."""
+    first = stage.loop("first")
+    first.step()
+    for client in ("ann", "bob"):
+        stage.works(client)
+    third: list[Loop] = []
+
+    def second_closes_with_all(*what: str) -> None:
+        stage.works("cem")
+        second = stage.loop("second")
+        second.replay()
+        stage.before("put", V1, dies)
+        with pytest.raises(Killed):
+            second.step()
+
+    def third_replays(key: str, commit: bytes) -> None:
+        third.append(stage.loop("third"))
+        stage.before("put", V1, lambda *what: stage.world.blobs.write(key, commit))
+        third[0].replay()
+
+    stage.before("arrive", '"closed"', second_closes_with_all)
+    stage.before("put", V1, third_replays)
+    with pytest.raises(LeaseLost):
+        first.step()
+    assert [len(d.counted) for d in stage.decided("closed")] == [3, 2]
+    assert len(third[0].lineage.commit.counted) == 2
+    assert [(a.client, a.base) for a in third[0].book.accepted.values()] == [("cem", 0)]
+    stage.ends(third[0])
+    last = stage.commits.last()
+    assert last is not None and (last.ledger["cem"].late, last.ledger["cem"].lost) == (1, 0)
+
+
+def test_a_decision_about_updates_that_are_gone_is_ignored_and_the_run_goes_on(stage: Stage) -> None:
+    loop = stage.loop("first")
+    loop.step()
+    for client in ("ann", "bob"):
+        stage.works(client)
+    stage.before("arrive", '"closed"', lambda *what: stage.world.empty())
+    stage.before("put", V1, dies)
+    with pytest.raises(Killed):
+        loop.step()
+    assert [len(d.counted) for d in stage.decided("closed")] == [2]
+    again = stage.loop("second")
+    again.replay()
+    assert [e.facts["reason"] for e in stage.told if e.event == "ignored"] == ["closed: 2 counted updates are gone"]
+    stage.ends(again)
+    last = stage.commits.last()
+    assert last is not None and last.version == 2
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_a_failure_in_a_replay_is_followed_by_what_was_decided_then_or_by_a_new_attempt(
+    stage: Stage, logged: bool
+) -> None:
+    loop = stage.loop("first")
+    loop.step()
+    stage.works("ann", "infra")
+    if logged:
+        loop.step()
+    else:
+        stage.before("arrive", '"resent"', dies)
+        with pytest.raises(Killed):
+            loop.step()
+    assert len(stage.decided("resent")) == logged
+    again = stage.loop("second")
+    again.replay()
+    assert [d.attempt for d in stage.decided("resent")] == [2]
+    assert {o.clients[0]: o.attempt for o in again.book.open.values()} == {"ann": 2, "bob": 1, "cem": 1}
+    assert [t.attempt for t in stage.world.bus.queue if t.kind == "train" and t.clients[0].client == "ann"] == [1, 2]
+    stage.ends(again)
