@@ -96,13 +96,15 @@ class Commits:
         """Every commit, in order."""
         return [self._commit(key) for key in self.blobs.keys(keys.versions(self.run))]
 
-    def sweep(self, last: Commit) -> None:
-        """Delete what nothing refers to any more after the end of the run."""
+    def sweep(self, last: Commit | None) -> None:
+        """Delete what nothing refers to any more after the end of the run. last: None if it never had a version."""
         kept = {blob.key for key in self.blobs.keys(keys.versions(self.run)) if keys.number(key) % KEEP_EVERY == 0
                 for blob in self._commit(key).models.get(keys.number(key), {}).values()}  # fmt: skip
-        kept |= {blob.key for models in last.models.values() for blob in models.values()}
-        kept |= {blob.key for blob in (*last.private.values(), *([last.server] if last.server else []))}
-        kept |= {last.setting.key, *self._journals(last.version)}
+        kept |= self._journals(last.version if last else -1)
+        if last is not None:
+            kept |= {blob.key for models in last.models.values() for blob in models.values()}
+            kept |= {blob.key for blob in (*last.private.values(), *([last.server] if last.server else []))}
+            kept |= {last.setting.key}
         for kind in ("updates", "private", "models", "start", "tasks", "setting", "journal"):
             for key in self.blobs.keys(keys.uploads(self.run, kind)):
                 if key not in kept:

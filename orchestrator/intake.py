@@ -42,6 +42,8 @@ class Intake:
             again = manifest.task_id in book.finished or manifest.task_id in here
             reason = "duplicate" if again else "unknown or too old"
             self.journal.record("ignored", at, book.version, task=manifest.task_id, reason=reason)
+            if manifest.task_id not in here:
+                self._discard_all(book, manifest)
             return
         if task.task_id in book.open and task.started_at is None:
             book.starts(task.task_id, task.asked_at)  # it was worked on, so its deadline counts
@@ -82,6 +84,8 @@ class Intake:
             "answered", held.due, book.version, task=task.task_id, kind=task.kind, attempt=manifest.attempt,
             worker=manifest.worker, seconds=manifest.seconds, encodes=manifest.encodes,
         )  # fmt: skip
+        if task.attempt > 1:
+            self.abandon(task)  # the other attempts may have uploaded too
         results = {result.client: result for result in reversed(manifest.results)}  # the first of a client counts
         strangers = sorted(set(results) - set(task.clients))[:STRANGERS]
         for client in (*task.clients, *strangers):
@@ -132,6 +136,20 @@ class Intake:
             if blob is not None and keys.is_upload(blob, self.commits.run, kind, task, result.client):
                 self.rubbish.append(blob.key)
 
+    def _discard_all(self, book: Book, manifest: Manifest) -> None:
+        """What came too late or again goes too: an earlier attempt, or a task that nobody knows any more."""
+        run, task, attempt = self.commits.run, manifest.task_id, manifest.attempt
+        counts = {a.update for a in book.accepted.values()} | set(book.private.values())
+        for result in manifest.results if manifest.run == run else ():
+            for kind, blob in (("updates", result.update), ("private", result.private)):
+                granted = keys.upload(run, kind, task, attempt, result.client)
+                if blob is not None and blob.key == granted and blob not in counts:
+                    self.rubbish.append(blob.key)
+
+    def abandon(self, task: Open) -> None:
+        """Whatever was uploaded for a task is rubbish, but for what was accepted of it."""
+        self.rubbish.extend(keys.uploads_of(self.commits.run, task))
+
     def _admit(self, book: Book, task: Open, result: ClientResult, model: Tensors) -> Tensors | Rejected:
         if book.version >= self.plan.versions:
             return Rejected(reason="run over", detail="the last version is committed")
@@ -148,6 +166,7 @@ class Intake:
     def gives_up(self, book: Book, task: Open, at: float, reason: str) -> None:
         """A worker said that the task cannot be done: nobody of it answers any more."""
         book.answered(task)
+        self.abandon(task)
         for client in task.clients:
             self._lose(book, task, client, at, reason)
 

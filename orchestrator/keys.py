@@ -100,6 +100,13 @@ def upload(run: str, kind: str, task_id: str, attempt: int, client: str) -> str:
     return f"{uploads(run, kind)}{task_id}/{attempt}/{client}.safetensors"
 
 
+def uploads_of(run: str, task: Open) -> list[str]:
+    """All that the clients of a training task were given leave to write, in whichever attempt."""
+    attempts = range(1, task.attempt + 1) if task.kind == "train" else ()
+    kinds = ("updates", "private")
+    return [upload(run, kind, task.task_id, n, c) for kind in kinds for n in attempts for c in task.clients]
+
+
 def is_upload(blob: BlobRef, run: str, kind: str, task: Open, client: str) -> bool:
     """Whether the blob lies where that client of that task was given leave to write, in whichever attempt."""
     return blob.key in {upload(run, kind, task.task_id, n, client) for n in range(1, task.attempt + 1)}

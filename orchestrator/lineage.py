@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from infra.blobs import BlobStore
+from orchestrator import keys
 from orchestrator.book import Book
 from orchestrator.commits import KEEP_EVERY, Commits
 from orchestrator.groups import homes
@@ -88,7 +89,10 @@ class Lineage:
         """Delete what neither a later version nor a task that may still be answered can refer to."""
         answerable = (*book.open.values(), *book.expired.values())
         needed = {blob.key for task in answerable for blob in task.private.values()}
-        for key in [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *self.dropped]:
+        needed |= {key for task in answerable for key in keys.uploads_of(self.commits.run, task)}
+        needed |= {blob.key for blob in (*book.private.values(), *(a.update for a in book.accepted.values()))}
+        ended = [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *self.dropped]
+        for key in dict.fromkeys(ended):
             if not key.startswith(OWN) and key not in needed:
                 self.blobs.delete(key)
         self.intake.forget(needed)
@@ -143,7 +147,10 @@ class Lineage:
 
     def _open(self, book: Book, closed: Closed, stored: dict[str, BlobRef], changed: set[str], at: float) -> None:
         touched, clients = changed - {closed.group}, [c for d in self.commit.descriptions for c in d.clients]
+        was = dict(book.expired)
         book.opens(closed.version + 1, at, closed.group)
+        for task_id in sorted(set(was) - set(book.expired)):
+            self.intake.abandon(was[task_id])
         for a in book.regroups(homes(clients, self.state.assignment, stored), stored, touched, at):
             self.intake.rubbish.append(a.update.key)
             facts = {"task": a.task_id, "base": a.base, "group": a.group, "bytes": 0, "reason": "moved"}

@@ -177,8 +177,6 @@ def _finish(commits: Commits, ending: _Ending) -> None:
 
 def _clean(commits: Commits, runtime: Runtime) -> None:
     """Leave nothing behind that nobody refers to. Done again if an earlier life did not come to its end."""
-    last = commits.last()
-    if last is not None:
-        commits.sweep(last)
+    commits.sweep(commits.last())
     runtime.stream.delete(commits.run)
     runtime.state.forget(commits.run)

@@ -152,10 +152,12 @@ class SiteData(Frozen):
     """A site.yaml: what one owner holds. It stays on that machine.
 
     A site without a partition is one client that bears its name; with one, its clients are `<site>.<client>`.
-    private: folder of its private state. plugins: dotted `package.module:Class` names that a task may load here
-    beyond the built-in ones.
+    private: folder of its private state. keep_days: of a run that was not touched for so many days it is deleted when
+    another one begins; null keeps all. plugins: dotted `package.module:Class` names that a task may load here beyond
+    the built-in ones.
     """
 
     data: Data
     private: Path = Path("private")
+    keep_days: int | None = Field(default=None, ge=1)
     plugins: tuple[str, ...] = ()

@@ -65,7 +65,9 @@ class Worker:
         self.name, self.stream, self.state, self.site, self.files = name, stream, state, site, files
         self._reach = Reach(files=files)
         self._place = Place(cache, site, self._reach)
-        self._private: Private = SitePrivate(site.data.private) if site else PoolPrivate(self._reach)
+        self._private: Private = (
+            SitePrivate(site.data.private, site.data.keep_days) if site else PoolPrivate(self._reach)
+        )
 
     def handle(self, text: str) -> None:
         """Work on the JSON of a Task and append a Manifest or a TaskFailure to the run's stream."""

@@ -4,7 +4,10 @@ In a simulation they lie in the run's store, through the task's grants. At a sit
 by their content, and only an opaque id travels.
 """
 
+import contextlib
 import os
+import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +23,7 @@ from workers.tensors import Tensors, pack, unpack
 OWN = "private:"
 """Keys of private state that stays at its site begin so."""
 
+DAY_S = 86_400.0
 KEPT = 8
 """Files of one client that stay: which of its last answers was accepted, only the loop knows."""
 
@@ -51,9 +55,14 @@ class PoolPrivate:
 
 @dataclass(frozen=True)
 class SitePrivate:
-    """Of a site's own clients: files under `<root>/<run>/<client>/`."""
+    """Of a site's own clients: files under `<root>/<run>/<client>/`.
+
+    keep_days: when a run begins, those that nothing was read or written of for so long are forgotten; None: never.
+    Which runs have ended no site can know: it holds no credentials of their store.
+    """
 
     root: Path
+    keep_days: int | None = None
 
     def read(self, run: str, slot: ClientSlot) -> Tensors:
         """As PoolPrivate, from the site's files. Raises BlobMissing, BlobCorrupt, StoreError."""
@@ -77,6 +86,8 @@ class SitePrivate:
         sha256 = digest(data)
         path = self._path(run, slot.client, sha256)
         try:
+            if self.keep_days is not None and not (self.root / run).exists():
+                _forget_runs(self.root, before=time.time() - self.keep_days * DAY_S)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(path, data)
             _forget_old(path.parent)
@@ -86,6 +97,18 @@ class SitePrivate:
 
     def _path(self, run: str, client: str, sha256: str) -> Path:
         return self.root / run / client / f"{sha256}.safetensors"
+
+
+def _forget_runs(root: Path, before: float) -> None:
+    """Remove the private state of runs whose last file was touched before that moment, and nothing else."""
+    for run in [p for p in root.glob("*") if p.is_dir()]:
+        files = [p for p in run.glob("*/*.safetensors") if re.fullmatch("[0-9a-f]{64}", p.stem)]
+        if files and max(p.stat().st_mtime for p in files) < before:
+            for path in files:
+                path.unlink(missing_ok=True)
+            for folder in [*{p.parent for p in files}, run]:
+                with contextlib.suppress(OSError):  # something else lies there too, which is not ours
+                    folder.rmdir()
 
 
 def _forget_old(folder: Path) -> None:

@@ -1,15 +1,18 @@
 """What a run leaves in its store: bounded while it goes on, nothing that nobody refers to when it has ended."""
 
 import contextlib
+import shutil
 from collections import Counter
 from pathlib import Path
 
 from infra.blobs import FileBlobs
 from orchestrator import run as runs
 from orchestrator.commits import KEEP_EVERY, Commits
+from orchestrator.loop import Loop
 from orchestrator.plan import plan
 from schemas.log import Event
 from tests.runs.here import Fuse, Killed, ignore, run, runtime
+from tests.runs.stage import Stage
 from tests.runs.test_crash import FEDBUFF, operations
 from tests.runs.test_embedded import SLOW, small
 from tests.toys import paint
@@ -66,3 +69,72 @@ def _left(root: Path, outcome: runs.Outcome) -> dict[str, int]:
     odd = set(found) - named - {final.journal.key, "runs/r/final.json", "runs/r/experiment.json"}
     assert not odd
     return dict(Counter(k.split("/")[2] for k in found))
+
+
+def _uploads(stage: Stage) -> list[str]:
+    """What workers have uploaded and is still there, by task and attempt; no private state that still counts."""
+    last = stage.commits.last()
+    current = {blob.key for blob in last.private.values()} if last else set()
+    kinds = ("runs/r/updates/", "runs/r/private/")
+    return sorted(
+        {"/".join(k.split("/")[3:5]) for kind in kinds for k in stage.commits.blobs.keys(kind) if k not in current}
+    )
+
+
+def _version(stage: Stage, loop: Loop, *clients: str) -> None:
+    """These clients do what they were asked last, and the version closes with them."""
+    before = loop.book.version
+    for client in clients:
+        stage.works(client)
+    while loop.book.version == before:
+        loop.step()
+
+
+def test_what_an_earlier_attempt_uploaded_goes_with_the_commit() -> None:
+    stage = Stage()
+    loop = stage.loop("one")
+    loop.step()
+    first = stage.task("ann")
+    stage.world.works(first, "well")  # it uploads, and dies before it can say so
+    stage.world.says(stage.world.works(first, "infra"))
+    loop.step()
+    assert stage.task("ann").attempt == 2
+    stage.works("ann")
+    loop.absorb()
+    assert _uploads(stage) == [f"{first.task_id}/1", f"{first.task_id}/2"]
+    _version(stage, loop, "bob")
+    assert not _uploads(stage)
+    stage.world.says(stage.world.works(first, "well"))  # it had only been slow: it uploads again and says so
+    assert _uploads(stage) == [f"{first.task_id}/1"]
+    loop.step()
+    _version(stage, loop, "ann", "bob")
+    assert not _uploads(stage)
+    assert [e.facts["reason"] for e in stage.told if e.event == "ignored"] == ["duplicate"]
+
+
+def test_what_was_uploaded_for_a_task_that_nobody_waits_for_any_more_goes_when_it_is_too_old() -> None:
+    stage = Stage(versions=5)
+    loop = stage.loop("one")
+    loop.step()
+    lost = stage.task("cem")
+    stage.world.works(lost, "well")
+    _version(stage, loop, "ann", "bob")
+    assert _uploads(stage) == [f"{lost.task_id}/1"]  # it may still count, late
+    for _ in range(2):
+        loop.step()
+        _version(stage, loop, "ann", "bob")
+    assert not _uploads(stage)
+    loop.step()
+    slow = stage.world.works(lost, "well")
+    stage.world.says(slow)
+    _version(stage, loop, "ann", "bob")
+    assert not _uploads(stage)
+
+
+def test_a_run_that_fails_before_its_first_version_leaves_its_journal_and_its_end(tmp_path: Path) -> None:
+    made = small(paint(tmp_path / "images"))
+    shutil.rmtree(tmp_path / "images")
+    outcome = runs.execute(plan(made), runtime(tmp_path / "r"), "r", ignore)
+    assert (outcome.report.status, outcome.commit) == ("failed", None)
+    kinds = [key.split("/")[2] for key in FileBlobs(tmp_path / "r" / "blobs").keys("runs/r/")]
+    assert kinds == ["experiment.json", "final.json", "journal"]

@@ -19,14 +19,14 @@ from orchestrator.loop import Loop
 from orchestrator.plan import plan
 from schemas.errors import LeaseLost
 from schemas.experiment import Experiment
-from schemas.log import DECISION, Event
 from schemas.messages import BlobRef
 from tests.checked import whole
 from tests.runs import here
 from tests.runs.here import Killed, ignore
+from tests.runs.stage import Stage
 from tests.runs.test_crash import MODES, facts
 from tests.runs.test_embedded import small
-from tests.runs.world import Fuse, HandClock, MemoryState, Turn, World, commit_zero
+from tests.runs.world import Fuse, HandClock, MemoryState
 from tests.toys import paint
 from workers.execute import Worker
 
@@ -137,65 +137,6 @@ def test_a_loop_that_owns_the_run_adopts_what_another_has_committed_and_goes_on(
 
 
 # --- in a world where time and work are by hand
-
-
-QUORUM = {"versions": 2, "in_flight": 3, "quorum": 2, "floor": 1, "grace_s": 0, "deadline_s": 60, "max_staleness": 1}
-
-
-class Stage:
-    """A run of three clients whose loops live as long as the test says."""
-
-    def __init__(self) -> None:
-        self.world = World(HandClock())
-        self.made = Experiment.model_validate({
-            "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": {"name": "fedavg"}, "rounds": QUORUM,
-            "evaluate": {"every": 0, "final": False}, "codec": {"name": "raw"},
-        })  # fmt: skip
-        self.commits = commit_zero(self.world, self.made, ["ann", "bob", "cem"], ignore)
-        self.world.state.value = "0"
-        self.told: list[Event] = []
-
-    def loop(self, name: str) -> Loop:
-        """Another process takes the run up: its lease has lapsed."""
-        self.world.state.lease = None
-        tenure = Turn("r", name, self.world.state)
-        tenure.clock = self.world.clock
-        tenure.begin()
-        last = self.commits.last()
-        assert last is not None
-        loop = Loop(plan(self.made), self.world.runtime, self.commits, tenure, self.told.append)
-        loop.load(last)
-        return loop
-
-    def works(self, client: str, how: str = "well") -> None:
-        """A worker does what this client was asked last."""
-        task = next(t for t in self.world.bus.queue if t.kind == "train" and t.clients[0].client == client)
-        self.world.says(self.world.works(task, how))
-
-    def decided(self, kind: str) -> list[Any]:
-        found = [DECISION.validate_json(e.body) for e in self.world.stream.entries if e.author == "decision"]
-        return [d for d in found if d.kind == kind]
-
-    def ends(self, loop: Loop) -> None:
-        """All work is done at once, until the run is over."""
-        while loop.step():
-            while self.world.bus.queue:
-                self.world.says(self.world.works(self.world.bus.queue.pop(0), "well"))
-            self.world.passes(1.0)
-        whole(self.commits)
-
-    def before(self, operation: str, what: str, happens: Callable[..., None]) -> None:
-        """Once, right before something is written, something happens; it is told what was to be written."""
-        place: Any = self.world.stream if operation == "arrive" else self.world.blobs
-        inner = getattr(place, operation)
-
-        def stops(*given: Any, **named: Any) -> Any:
-            if any(what in text for text in given if isinstance(text, str)):
-                setattr(place, operation, inner)
-                happens(*given)
-            return inner(*given, **named)
-
-        setattr(place, operation, stops)
 
 
 @pytest.fixture
