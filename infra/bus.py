@@ -12,6 +12,9 @@ POOL = "quorate.pool"
 LARGEST = 256_000
 """Most bytes of one message. A larger task goes as a letter, wherever the workers are."""
 
+LONGEST_S = 21_000.0
+"""Longest deadline of a task over a broker, which delivers it again after six hours without an answer."""
+
 
 def queue(site: str | None) -> str:
     """The queue of an owner, or of the pool."""

@@ -7,8 +7,8 @@ import math
 
 from kombu.exceptions import OperationalError
 
-from infra.bus import LARGEST, queue
-from infra.celery_app import KEYS, TASK, VISIBILITY_S, celery_id, make_app
+from infra.bus import LARGEST, LONGEST_S, queue
+from infra.celery_app import KEYS, TASK, celery_id, make_app
 from infra.clock import Clock
 from infra.redis_state import client, failing, refused
 from schemas.errors import BusError, ConfigError, StoreError
@@ -40,7 +40,7 @@ class CeleryBus:
         """
         text = task.model_dump_json()
         soft = max(1, math.ceil(task.deadline_s))
-        _check(task, len(text.encode()), soft + KILL_AFTER_S)
+        _check(task, len(text.encode()))
         try:
             self._app.send_task(
                 TASK,
@@ -72,8 +72,8 @@ class CeleryBus:
         return f"{waiting} waiting, {serving} worker{'' if serving == 1 else 's'}"
 
 
-def _check(task: Task | Letter, size: int, limit_s: int) -> None:
+def _check(task: Task | Letter, size: int) -> None:
     if size > LARGEST:
         raise ConfigError(f"{task.task_id}: {size} bytes of JSON, {LARGEST} can be sent")
-    if limit_s > VISIBILITY_S - 300:
+    if task.deadline_s > LONGEST_S:
         raise ConfigError(f"{task.task_id}: a deadline of {task.deadline_s:g} s is longer than the broker waits")

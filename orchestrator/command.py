@@ -13,11 +13,12 @@ import yaml
 from rich.console import Console
 
 from infra import logs, settings
+from infra.bus import LONGEST_S
 from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
 from orchestrator import results, view
 from orchestrator import run as runs
-from orchestrator.plan import Plan, files_of, plan, read_experiment
+from orchestrator.plan import Plan, files_of, in_time, plan, read_experiment
 from orchestrator.shelf import named
 from schemas.errors import BlobError, ConfigError, StoreError
 from schemas.experiment import Experiment
@@ -50,7 +51,7 @@ def run(
         assert resume is not None, "the command line asks for one of the two"
         name = named(resume)
         experiment = runs.recall(runtime, name)
-    made = plan(experiment)
+    made = _planned(experiment, environment)
     if environment.bus.startswith("local:"):
         _owners(experiment, environment)
     console = Console(stderr=True, quiet=as_json)
@@ -97,7 +98,7 @@ def _served(made: Plan, name: str, environment: Settings) -> Iterator[list[Calla
 def check(path: Path, overrides: tuple[str, ...]) -> None:
     """Print the resolved experiment and what its data hold. Raises ConfigError, PluginError, DataError."""
     experiment = read_experiment(path, overrides)
-    plan(experiment)
+    _planned(experiment, settings.read())
     click.echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
     if experiment.data is None:
         click.echo(f"# the data lie with {', '.join(experiment.sites or ())}: each site's worker checks its own")
@@ -142,6 +143,13 @@ def _owners(experiment: Experiment, environment: Settings) -> "Owners":
     owners = read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
     _fit(experiment, owners)
     return owners
+
+
+def _planned(experiment: Experiment, environment: Settings) -> Plan:
+    made = plan(experiment)
+    if not environment.bus.startswith("local:"):
+        in_time(experiment, LONGEST_S)
+    return made
 
 
 def _fit(experiment: Experiment, owners: "Owners") -> None:

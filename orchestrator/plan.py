@@ -90,6 +90,15 @@ def compatible(made: Plan) -> str | None:
     return None
 
 
+def in_time(experiment: Experiment, longest_s: float) -> None:
+    """Refuse deadlines that the broker does not wait for. Raises ConfigError."""
+    for name, seconds in (("start_s", experiment.start_s), ("rounds.deadline_s", experiment.rounds.deadline_s)):
+        if seconds > longest_s:
+            raise ConfigError(
+                f"{name}: {seconds:g} s are longer than a broker waits for a task", hint=f"at most {longest_s:g}"
+            )
+
+
 def _latency(experiment: Experiment) -> Choice:
     return (experiment.simulate or Simulate()).latency
 

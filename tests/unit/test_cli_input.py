@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.bus import LONGEST_S
+from infra.celery_app import VISIBILITY_S
+from infra.celery_bus import KILL_AFTER_S
 from infra.servers import free_port
 from tests.unit.test_cli import Quorate, Said, file, images, quorate, server
 
@@ -138,3 +141,14 @@ def test_one_class_is_told_before_anything_runs(quorate: Quorate, file: Path, im
     copy = file.parent / "copy"
     shutil.copytree(images, copy, ignore=shutil.ignore_patterns("blue", "green"))
     assert "nothing to tell apart" in _one_line(quorate("run", str(file), "--set", f"data.params.root={copy}"))
+
+
+@pytest.mark.parametrize("key", ["start_s", "rounds.deadline_s"])
+def test_a_deadline_beyond_the_brokers_is_told_before_anything_is_sent(quorate: Quorate, file: Path, key: str) -> None:
+    url = _nobody("redis://", "/0")
+    env = {"QUORATE_STATE": url, "QUORATE_BUS": url}
+    line = _one_line(quorate("check", str(file), "--set", f"{key}=21001", **env), 2)
+    assert f"{key}: 21001 s are longer than a broker waits" in line and "at most 21000" in line
+    assert quorate("check", str(file), "--set", f"{key}=21000", **env).code == 0
+    assert quorate("check", str(file), "--set", f"{key}=21001").code == 0, "in one process nothing ends it"
+    assert LONGEST_S + KILL_AFTER_S + 300 < VISIBILITY_S
