@@ -469,6 +469,21 @@ def test_the_first_of_two_results_of_a_client_counts(tmp_path: Path) -> None:
     assert [a.weight for a in desk.book.accepted.values()] == [3.0]
 
 
+def test_two_tasks_of_a_client_from_the_same_version_count_once(tmp_path: Path) -> None:
+    desk, again = _desk(tmp_path), f"{TASK}-again"
+    first = ClientResult(client="ann", weight=3.0, **_refs(desk.blobs, "ann"))  # type: ignore[arg-type]
+    desk.book.expires_now(TASK)  # given up and asked once more; then both answer
+    desk.book.retries_now(1.0)
+    task = Open(task_id=again, kind="train", base=0, clients=("ann",), asked_at=1.0)
+    desk.book.asks(Asked(version=0, tasks=(task,)), 1.0, instant=True)
+    update = desk.blobs.put(keys.upload(RUN, "updates", again, 1, "ann"), _bytes(_delta(), client="ann"))
+    desk.hand_in(ClientResult(client="ann", weight=3.0, update=update), task=again, at=2.0)
+    desk.hand_in(first, at=3.0)
+    assert [(a.task_id, a.client) for a in desk.book.accepted.values()] == [(again, "ann")]
+    assert desk.said("rejected") == [("ann", "counted")]
+    assert desk.book.ledger["ann"] == Share(asked=2, accepted=1, rejected=1)
+
+
 def test_a_manifest_of_an_unknown_task_or_another_run_is_ignored(tmp_path: Path) -> None:
     desk = _desk(tmp_path)
     desk.hand_in(task="v9-nobody-9")

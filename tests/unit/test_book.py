@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from orchestrator.book import Book
 from schemas.errors import AggregationError
 from schemas.experiment import Rounds
-from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Share
+from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Round, Share
 from schemas.messages import ALL, BlobRef, ClientResult, Description, Manifest, Split
 
 SLOW = (HealthCheck.too_slow,)
@@ -477,3 +477,14 @@ def test_who_has_no_images_to_train_on_counts_towards_no_group() -> None:
     assert book.turns() == ["left", "right"], "a round of `gone` would wait for nobody until the run has failed"
     assert [book.numbers(group).in_flight for group in book.turns()] == [4, 2]
     assert book.group_of("gus") == "gone", "and is evaluated there all the same"
+
+
+def test_groups_together_never_have_more_in_flight_than_the_run_may() -> None:
+    # Shares of 3 slots: 2 of 4 clients are 1.5, rounded up to 2 for each group, and 2 + 2 are more than 3.
+    home = {"ann": "a", "bob": "a", "cem": "b", "dua": "b"}
+    spec = _spec(in_flight=3, quorum=2, floor=2, refill="at_arrival")
+    book = Book(spec, rounds={"a": Round(), "b": Round()}, home=home, trainers=frozenset(home))
+    assert (book.numbers("a").in_flight, book.numbers("b").in_flight) == (2, 2)
+    tasks = tuple(_train(book, c).model_copy(update={"task_id": c, "group": "a"}) for c in ("ann", "bob"))
+    book.asks(Asked(version=0, tasks=tasks, group="a"), 0.0, instant=False)
+    assert (book.slots(), book.budget("b")) == (1, 1)
