@@ -82,8 +82,16 @@ class Story:
             self.began = self.began or event
         elif event.event == "finished":
             self.end = event
+            self._settle()
         else:
             self.clients |= set(event.facts["clients"])
+
+    def _settle(self) -> None:
+        """What was refused or lost after the last round has no later one to stand in: it stands in that."""
+        if self.rounds:
+            facts = self.rounds[max(self.rounds)]
+            for name in ("rejected", "lost"):
+                facts[name] = [*facts.get(name, []), *self.facts.get(name, [])]
 
     def _close(self, event: Event) -> None:
         known = event.facts

@@ -81,6 +81,12 @@ def test_and_what_went_wrong_in_it() -> None:
     assert (one.taken_up, two.taken_up) == (0, 1), "the loop of a new run takes nothing up"
 
 
+def test_what_is_lost_after_the_last_version_stands_in_that_version() -> None:
+    lost = event("lost", 19.5, 2, "cem", task="v1-cem", reason="too stale")
+    two = Story.of([*EVENTS[:-1], lost, EVENTS[-1]]).told()[-1]
+    assert [g.client for g in two.lost] == ["ann", "cem"]
+
+
 def test_and_how_long_it_took() -> None:
     one, two = Story.of(EVENTS).told()
     assert (one.at, one.wall) == (14.0 - 10.0, 1014.0)
