@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from infra.blobs import FileBlobs
-from orchestrator import keys
+from orchestrator import intake, keys
 from orchestrator.admit import admit, largest, unlike
 from orchestrator.book import Book
 from orchestrator.commits import Commits
@@ -32,7 +32,7 @@ from workers.codecs.fp16 import Fp16
 from workers.codecs.raw import Raw
 from workers.pipeline import Codec, Label, write_update
 from workers.plugins import load
-from workers.tensors import Tensors, pack
+from workers.tensors import Tensors, pack, size
 
 SLOW = (HealthCheck.too_slow,)
 """A busy machine is no fault of the code."""
@@ -529,3 +529,14 @@ def test_an_update_is_read_again_when_it_was_not_kept_in_memory(tmp_path: Path) 
 
 def test_the_stubborn_codec_is_a_plugin() -> None:
     assert isinstance(load("workers.codecs", Choice(name="tests.unit.test_admit:Stubborn")), Stubborn)
+
+
+def test_no_more_updates_are_kept_in_memory_than_the_budget_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = _desk(tmp_path)
+    one = size(_delta())
+    monkeypatch.setattr(intake, "BUDGET", 2 * one - 1)
+    desk.hand_in(*(ClientResult(client=c, weight=3.0, **_refs(desk.blobs, c)) for c in ("ann", "bob")))  # type: ignore[arg-type]
+    assert len(desk.book.accepted) == 2
+    assert (len(desk.intake.kept), desk.intake.used) == (1, one)
