@@ -155,7 +155,7 @@ class History:
         key = _key(event)
         if event.facts["reason"] == "moved" and self.pending.pop(key, None):
             self.tally.mark(key, "rejected")  # accepted by a group that a merge has ended
-        elif key in self.tally.fates or event.facts["reason"] != "other client":
+        elif key in self.tally.fates or key[0] not in self.tasks:  # whoever else puts a result in is of no account
             self._becomes(key, "rejected")
 
     def _lost(self, event: Event) -> None:

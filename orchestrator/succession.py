@@ -29,7 +29,7 @@ class Pair:
         yield from self._weights()
         yield from self._private()
         emptied = self.commit.cursor == START  # then the stream counts from its beginning
-        if self.before is not None and not emptied and place(self.commit.cursor) <= place(self.before.cursor):
+        if self.before is not None and not emptied and place(self.commit.cursor) < place(self.before.cursor):
             yield f"the cursor went from {self.before.cursor} to {self.commit.cursor}"
         models = self.commit.models
         bases = {number, *(task.base for task in self.commit.open if task.kind != "describe")}
