@@ -1,6 +1,6 @@
 # Everything a newcomer types. Needs Python 3.11+, git and make; all else is installed into .venv, pinned and hashed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-stack test-compose bench chaos soak env screenshots clean python
+.PHONY: help setup demo check test test-stack test-faults test-compose bench chaos soak env screenshots clean python
 SHELL := /bin/bash -o pipefail
 
 VENV ?= .venv
@@ -31,7 +31,10 @@ test: $(READY) ## Unit, contract, paper and embedded-run tests: no server, no Do
 	$(BIN)/pytest -m "not stack and not compose"
 
 test-stack: $(READY) ## Tests on a real Valkey, S3, Celery workers and Celery Flower, started here
-	$(BIN)/pytest -m stack
+	$(BIN)/pytest -m "stack and not faults"
+
+test-faults: $(READY) ## The same stack killed, frozen, cut off and filled up, part by part: about 20 minutes
+	$(BIN)/pytest -m faults
 
 test-compose: $(READY) ## Tests on a Docker engine: build the image, docker compose up, down
 	$(BIN)/pytest -m compose

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from infra import http
 from infra.files import write_whole
 from schemas.base import digest
-from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing
+from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing, GrantRefused
 from schemas.messages import BlobRef, Grant, Outlet, Ref
 
 LOCAL_GRANT_S = 86_400.0
@@ -65,7 +65,7 @@ def verified(ref: BlobRef, data: bytes) -> bytes:
 def get(ref: Ref) -> bytes:
     """A worker's read. Raises GrantRefused, BlobMissing, BlobCorrupt, BlobError."""
     if ref.grant is None:
-        raise BlobError(f"{ref.blob.key}: no grant to read it")
+        raise GrantRefused(f"{ref.blob.key}: no grant to read it")
     return verified(ref.blob, fetch(ref.grant, limit=ref.blob.size))
 
 

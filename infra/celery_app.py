@@ -9,8 +9,8 @@ import contextlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -185,21 +185,29 @@ def _connect(work: Work) -> None:
 
 def _watch(work: Work) -> None:
     """Say of each task in hand that it is in hand: a child loads for seconds before it can speak for itself."""
-    threading.Thread(target=_say_what_waits, args=(work,), name="holds", daemon=True).start()
+    fresh: SimpleQueue[str] = SimpleQueue()
+    signals.task_received.connect(lambda request, **_: fresh.put(request.id), weak=False)
+    threading.Thread(target=_say_what_waits, args=(work, fresh), name="holds", daemon=True).start()
 
 
-def _say_what_waits(work: Work) -> None:
+def _say_what_waits(work: Work, fresh: "SimpleQueue[str]") -> None:
+    while True:
+        try:
+            ids = {fresh.get(timeout=LOOK_S)}
+        except Empty:
+            ids = set()
+        for id in ids | _waiting():
+            with contextlib.suppress(ValueError):  # not one of ours
+                work.holds(*split_id(id))
+
+
+def _waiting() -> set[str]:
     from celery.worker import state  # noqa: PLC0415
 
-    while True:
-        time.sleep(LOOK_S)
-        try:
-            waiting = set(state.reserved_requests) - set(state.active_requests)
-        except RuntimeError:  # changed while it was read: the next look will do
-            continue
-        for request in waiting:
-            with contextlib.suppress(ValueError):  # not one of ours
-                work.holds(*split_id(request.id))
+    try:
+        return {request.id for request in set(state.reserved_requests) - set(state.active_requests)}
+    except RuntimeError:  # changed while it was read: the next look will do
+        return set()
 
 
 def _report(work: Work, id: str, code: Any, message: str) -> None:

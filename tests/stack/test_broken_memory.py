@@ -10,7 +10,7 @@ from tests.stack.processes import held_up
 from tests.stack.servers import eventually
 
 __all__ = ["stage", "undisturbed"]
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 FROZEN_S = 20.0
 
 

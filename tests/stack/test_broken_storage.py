@@ -11,7 +11,7 @@ from tests.stack.s3_door import Action
 from tests.stack.servers import eventually
 
 __all__ = ["stage", "undisturbed"]
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 GONE_S = 20.0
 SLOW_S = 0.3
 

@@ -15,7 +15,7 @@ from tests.stack.field import ROOT, Field, stage, undisturbed
 from tests.stack.servers import eventually, needed
 
 __all__ = ["stage", "undisturbed"]
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 JUMPS = ("+3600", "-3600", "+0")
 """Seconds beside the true time, one after the other."""
 SLEEP = """import select, time

@@ -16,7 +16,7 @@ from tests.stack.proxy import Hold
 from tests.stack.servers import allowed
 
 __all__ = ["stage", "undisturbed"]
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 RESUMED_S = 15.0
 """The goal: a killed orchestrator's run goes on within this."""
 

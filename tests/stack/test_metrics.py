@@ -20,7 +20,7 @@ import yaml
 from infra.servers import S3, Child, Redis, answers, free_port, start, wait_for
 from orchestrator.archive import Archive
 from orchestrator.tenure import LEASE_S
-from schemas.story import Round
+from schemas.story import Story
 from tests import dashboard
 from tests.stack.servers import environment, needed, settings
 from tests.toys import paint
@@ -142,20 +142,23 @@ def test_prometheus_answers_every_query_of_the_dashboard_with_data(
 def _story_is_told(redis_server: Redis, s3_server: S3, tmp_path: Path) -> None:
     """Of the same run while it goes on: whose it is, its rounds, and the one that is open, from the stream."""
     archive = Archive(settings(redis_server, s3_server, tmp_path / "cache"))
-    rounds: list[Round] = []
-    until = time.monotonic() + 20
-    while not any(r.asked for r in rounds) and time.monotonic() < until:  # a round has just been opened, now and then
-        told = archive.story("watched")
-        rounds = [told.open] if told.open else []
+    told, until = archive.story("watched"), time.monotonic() + 30
+    while not (told.open and told.open.asked and _refused(told)) and time.monotonic() < until:
+        told = archive.story("watched")  # a round has just been opened, now and then
+    rounds = [told.open] if told.open else []
     assert told.status == archive.summary("watched").status == "running"
     assert told.owner is not None and told.owner.silent_s is not None and told.owner.silent_s < LEASE_S
     assert [r.version for r in told.rounds] == list(range(1, told.version + 1)) and told.version >= 2
-    assert any("flat-1" in {g.client for g in r.rejected} for r in told.rounds)
+    assert "flat-1" in _refused(told)
     (opened,) = rounds
     assert opened.version == told.version + 1 and set(opened.asked) <= set(opened.counted) | set(opened.without) | {
         g.client for g in opened.lost
     }
     assert archive.trouble == ""
+
+
+def _refused(told: Story) -> set[str]:
+    return {g.client for r in told.rounds for g in r.rejected}
 
 
 def test_the_configuration_of_the_profile_is_understood() -> None:

@@ -11,7 +11,7 @@ from tests.stack.field import Field, stage
 from tests.stack.servers import allowed
 
 __all__ = ["stage"]
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 BACK_S = 15.0
 """The goal: a worker that is told to stop has given its task back and is gone within this."""
 

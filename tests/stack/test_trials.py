@@ -11,7 +11,7 @@ from scripts.ground import Ground
 from scripts.soak import soak
 from tests.stack.servers import needed
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
 
 @pytest.fixture(autouse=True)
