@@ -51,7 +51,7 @@ class RedisStream:
         at = repr(now) if author == "decision" else ""
         with failing("append"):
             id = str(self._append(keys=[key(run, "stream")], args=[author, body, at, STRAY_S]))
-        self._offset = now - _server_s(id)  # at most the truth, so nothing arrives later than it did
+        self._offset = _offset(now, id)
         return Entry(id, now, author, body)
 
     def read(self, run: str, after: str, until: float) -> list[Entry]:
@@ -82,7 +82,7 @@ class RedisStream:
             # Whatever the server's clock does: not before what was read before it, and not in the future.
             made = min(max(_server_s(id) + self._offset, self._last), self.clock.now())
         else:
-            self._offset = made - _server_s(id)  # what the run's clock said then, in whichever life
+            self._offset = _offset(made, id)  # by what the run's clock said then, in whichever life
         self._last = min(made, self.clock.now())
         return Entry(id, made, author, fields.get("body", ""))
 
@@ -99,6 +99,12 @@ def after(cursor: str) -> str:
 
 def _server_s(id: str) -> float:
     return int(id.partition("-")[0]) / 1000
+
+
+def _offset(made: float, id: str) -> float:
+    # An id is cut to whole milliseconds: with the next one nothing arrives later than it did, nor behind a decision
+    # that was made after it.
+    return made - (_server_s(id) + 0.001)
 
 
 def _moment(text: str, now: float) -> float | None:
