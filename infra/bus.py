@@ -29,6 +29,9 @@ class Bus(Protocol):
     def send(self, task: Task | Letter, site: str | None) -> None:
         """Publish at least once. Raises BusError if it is unknown whether it was: send the same task_id again."""
 
+    def backlog(self, site: str | None) -> int:
+        """How many tasks no worker has taken yet. Raises StoreError if that cannot be known now."""
+
     def waiting(self, site: str | None) -> str:
         """What is known of the queue, for an error message, e.g. `3 waiting, 0 workers`."""
 
@@ -43,6 +46,10 @@ class LocalBus:
     def send(self, task: Task | Letter, site: str | None) -> None:
         """Run the task now; its manifest or failure is in the stream when this returns."""
         self.execute(task.model_dump_json())
+
+    def backlog(self, site: str | None) -> int:
+        """None: a task is done as it is sent."""
+        return 0
 
     def waiting(self, site: str | None) -> str:
         """Nothing ever waits here."""

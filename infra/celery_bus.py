@@ -60,11 +60,15 @@ class CeleryBus:
                 raise StoreError(what, hint="may this user of QUORATE_BUS write there?") from e
             raise BusError(f"{task.task_id}: unknown whether it was published: {type(e).__name__}") from e
 
+    def backlog(self, site: str | None) -> int:
+        """As Bus: the messages in the queue. What a worker has taken and not acknowledged is not among them."""
+        with failing("queue"):
+            return int(self._redis.llen(KEYS + queue(site)))
+
     def waiting(self, site: str | None) -> str:
         """Messages in the queue, and workers that serve it and answered within a second."""
         try:
-            with failing("queue"):
-                waiting = self._redis.llen(KEYS + queue(site))
+            waiting = self.backlog(site)
             answers = self._app.control.inspect(timeout=1.0).active_queues() or {}
         except (StoreError, OperationalError, OSError):
             return "the broker does not answer"

@@ -71,13 +71,13 @@ class Desk:
             self.book.sends(gone)
 
     def look(self, vigil: Vigil, now: float) -> None:
-        """See which tasks have been started, and send those again whose worker is gone."""
+        """See which tasks have been started, and send those again that nobody is at any more."""
         heard, gone = vigil.look(self.book.unanswered(), now)
         if heard:
             decision = Started(version=self.book.version, task_ids=tuple(task.task_id for task in heard))
             self._start(decision, self.log(decision))
-        for task in gone:
-            self.again(task.task_id, task.attempt, "worker gone")
+        for task, reason in gone:
+            self.again(task.task_id, task.attempt, reason)
 
     def again(self, task_id: str, attempt: int, reason: str) -> None:
         """Send a task as a new attempt, or give it up after the last one."""

@@ -48,7 +48,7 @@ class Loop:
         self.asking = Asking(plan, self.lineage, self.desk, self.clock, simulator)
         self.joining = Joining(self.desk, self.lineage, runtime.blobs, plan.experiment.start_s)
         self.failed: dict[str, TaskFailure] = {}
-        self.vigil = Vigil(self.run, runtime.state, simulator)
+        self.vigil = Vigil(self.run, runtime.state, runtime.bus, simulator)
 
     def load(self, commit: Commit) -> None:
         """Stand where a commit stands."""

@@ -4,6 +4,7 @@ Describe and init are sent again when a worker says that it could not do them, w
 when the queues were emptied.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -47,7 +48,7 @@ class Start:
         self.journal = Journal(watch)
         self.post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         virtual = isinstance(self.clock, VirtualClock)
-        self.vigil = Vigil(self.run, runtime.state, Simulator.of(plan, virtual=virtual))
+        self.vigil = Vigil(self.run, runtime.state, runtime.bus, Simulator.of(plan, virtual=virtual))
         self.missing: tuple[Open, ...] = ()
         self.unable: dict[str, str] = {}
         self.cursor = START
@@ -90,7 +91,7 @@ class Start:
         asked = [self._task("describe", site) for site in sites]
         answers = self.exchange(asked, setting)
         found = sort_out(self._said(asked, answers), self.plan.experiment.model.classes)
-        self.missing = tuple(t.model_copy(update={"started_at": None}) for t in self.unanswered.values())
+        self.missing = tuple(t.model_copy(update={"started_at": None, "sent": False}) for t in self.unanswered.values())
         clients = [c for d in found.fitting for c, split in d.clients.items() if split.train]
         enough = len(clients) >= max(1, self.plan.experiment.rounds.floor)
         for site, reason in found.refused.items():
@@ -145,7 +146,9 @@ class Start:
         unsent = set(waiting)
         while waiting and (now := self.clock.now()) < until:
             for task in [waiting[t] for t in sorted(unsent & set(waiting))]:
-                unsent -= self._send(task, setting)
+                if self._sends(task, setting):
+                    waiting[task.task_id] = task.model_copy(update={"sent": True})
+                    unsent.remove(task.task_id)
             before = dict(waiting)
             if self.tenure.due():
                 unsent |= self.look(waiting, now)
@@ -154,7 +157,7 @@ class Start:
         return answers
 
     def look(self, waiting: dict[str, Open], now: float) -> set[str]:
-        """Extend the lease, and see which workers are at it and which have gone; tasks to send again as they are."""
+        """Extend the lease, see who is at work and who has gone; tasks to send again as they are."""
         if not self.tenure.keep(0):
             self.vigil.begin()
             self.cursor = START
@@ -162,8 +165,8 @@ class Start:
         heard, gone = self.vigil.look(waiting.values(), now)
         for task in heard:
             waiting[task.task_id] = task.model_copy(update={"started_at": now})
-        for task in gone:
-            self._again(task, waiting, "its worker is gone")
+        for task, reason in gone:
+            self._again(task, waiting, reason)
         return set()
 
     def listen(self, waiting: dict[str, Open], until: float) -> dict[str, Manifest]:
@@ -207,14 +210,13 @@ class Start:
         if task.attempt >= ATTEMPTS:
             where = task.site or "the pool"
             raise RunFailed(f"run {self.run}: {task.kind} failed at {where} ({ATTEMPTS} attempts): {reason}")
-        waiting[task.task_id] = task.model_copy(update={"attempt": task.attempt + 1, "started_at": None})
+        waiting[task.task_id] = task.model_copy(update={"attempt": task.attempt + 1, "started_at": None, "sent": False})
 
-    def _send(self, task: Open, setting: BlobRef) -> set[str]:
-        try:
+    def _sends(self, task: Open, setting: BlobRef) -> bool:
+        with contextlib.suppress(BusError):
             self.post.send(task, setting, None)
-        except BusError:
-            return set()
-        return {task.task_id}
+            return True
+        return False
 
     def _said(self, asked: list[Open], answers: dict[str, Manifest]) -> dict[str, Description | str]:
         said: dict[str, Description | str] = {}
@@ -241,9 +243,5 @@ class Start:
         return tensors, assignment
 
     def _task(self, kind: str, site: str | None) -> Open:
-        facts = {"task_id": _task_id(kind, site), "kind": kind, "site": site, "asked_at": self.clock.now()}
+        facts = {"task_id": f"v0-{kind}-{site or 'pool'}", "kind": kind, "site": site, "asked_at": self.clock.now()}
         return Open.model_validate({**facts, "base": 0, "clients": ()})
-
-
-def _task_id(kind: str, site: str | None) -> str:
-    return f"v0-{kind}-{site or 'pool'}"

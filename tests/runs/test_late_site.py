@@ -80,6 +80,9 @@ class Sites:
         else:
             self.workers["late"].handle(task.model_dump_json())
 
+    def backlog(self, site: str | None) -> int:
+        return len(self.broker.queue) if site == "late" else 0
+
     def waiting(self, site: str | None) -> str:
         return "unknown"
 

@@ -228,6 +228,9 @@ class HandBus:
         if self.mood != "well":
             raise BusError("by the test")
 
+    def backlog(self, site: str | None) -> int:
+        return len(self.queue)
+
     def waiting(self, site: str | None) -> str:
         return "nothing is known"
 

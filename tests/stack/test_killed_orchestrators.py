@@ -20,14 +20,20 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults]
 RESUMED_S = 15.0
 """The goal: a killed orchestrator's run goes on within this."""
 
+
+def decided(kind: str, version: int) -> str:
+    """A pattern for this decision on its way into the stream."""
+    return rf'decision.*{{"version":{version},[^{{]*"kind":"{kind}"'
+
+
 Moment = Callable[[Field, str, int], AbstractContextManager[Hold]]
 MOMENTS: dict[str, Moment] = {
-    "before it asks": lambda stage, run, n: stage.redis.hold(f'decision.*"asked","version":{n},.*"train"'),
-    "asked, nothing sent": lambda stage, run, n: stage.redis.hold(f'"asked","version":{n},.*"train"', after=True),
+    "before it asks": lambda stage, run, n: stage.redis.hold(decided("asked", n) + '.*"train"'),
+    "asked, nothing sent": lambda stage, run, n: stage.redis.hold(decided("asked", n) + '.*"train"', after=True),
     "half sent": lambda stage, run, n: stage.redis.hold(f"LPUSH.*quorate.pool.*{run}:v{n}-", after=True),
     "reading an update": lambda stage, run, n: stage.s3.hold("GET", f"{run}/updates/v{n}-"),
-    "before it closes": lambda stage, run, n: stage.redis.hold(f'decision.*"closed","version":{n},'),
-    "closed, not folded": lambda stage, run, n: stage.redis.hold(f'"closed","version":{n},', after=True),
+    "before it closes": lambda stage, run, n: stage.redis.hold(decided("closed", n)),
+    "closed, not folded": lambda stage, run, n: stage.redis.hold(decided("closed", n), after=True),
     "merged": lambda stage, run, n: stage.s3.hold("PUT", f"{run}/models/{n + 1:08d}-"),
     "before the commit": lambda stage, run, n: stage.s3.hold("PUT", f"{run}/versions/{n + 1:08d}"),
     "after the commit": lambda stage, run, n: stage.s3.hold("PUT", f"{run}/versions/{n + 1:08d}", after=True),

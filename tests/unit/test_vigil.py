@@ -1,14 +1,15 @@
-"""Who is at work: heard once and then silent twice is gone; never heard is not."""
+"""Who is at work: heard once and then silent twice is gone; never heard and in no queue is lost."""
 
 from pathlib import Path
 
 import pytest
 
+from infra.bus import LocalBus
 from infra.state import FileState
 from orchestrator.book import Book
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
-from orchestrator.vigil import SETTLE_S, Vigil
+from orchestrator.vigil import ASTRAY, SETTLE_S, Vigil
 from schemas.experiment import Rounds
 from schemas.log import Asked, Held, Open
 from schemas.messages import Manifest
@@ -22,6 +23,20 @@ class Beats(FileState):
 
     def beating(self, run: str, works: object) -> set[str]:
         return self.heard & set(works)  # type: ignore[call-overload, no-any-return]
+
+
+class Queue(LocalBus):
+    """A bus whose queue is as long as the test says."""
+
+    length = 1
+
+    def backlog(self, site: str | None) -> int:
+        return self.length
+
+
+@pytest.fixture
+def bus() -> Queue:
+    return Queue(lambda _: None)
 
 
 @pytest.fixture
@@ -38,16 +53,16 @@ def book() -> Book:
 
 
 @pytest.fixture
-def vigil(state: Beats) -> Vigil:
-    return Vigil("r", state, Simulator.of(plan(experiment()), virtual=False))
+def vigil(state: Beats, bus: Queue) -> Vigil:
+    return Vigil("r", state, bus, Simulator.of(plan(experiment()), virtual=False))
 
 
 def look(book: Book, vigil: Vigil, now: float) -> list[str]:
-    """Look, note who was heard, and name the tasks whose worker is gone."""
+    """Look, note who was heard, and name the tasks to send again."""
     heard, gone = vigil.look(book.unanswered(), now)
     for task in heard:
         book.starts(task.task_id, now)
-    return [task.task_id for task in gone]
+    return [task.task_id for task, _ in gone]
 
 
 def test_a_worker_that_was_never_heard_is_not_missed(book: Book, vigil: Vigil) -> None:
@@ -94,3 +109,26 @@ def test_a_task_whose_manifest_is_here_has_lost_nobody(book: Book, vigil: Vigil,
     look(book, vigil, 5.0)
     book.held.append(Held(due=9.0, manifest=Manifest(run="r", task_id="v0-ann-0", attempt=1, worker="w", seconds=1.0)))
     assert look(book, vigil, 6.0) == []
+
+
+def test_a_task_that_is_in_no_queue_and_with_nobody_is_lost(book: Book, vigil: Vigil, bus: Queue) -> None:
+    bus.length = 0
+    assert [look(book, vigil, 0.0) for _ in range(ASTRAY)] == [[]] * ASTRAY  # the bus has not surely taken it
+    book.sends(["v0-ann-0"])
+    assert [look(book, vigil, 0.0) for _ in range(ASTRAY)] == [[]] * (ASTRAY - 1) + [["v0-ann-0"]]
+
+
+def test_a_task_that_waits_in_a_queue_is_not_lost(book: Book, vigil: Vigil, bus: Queue) -> None:
+    book.sends(["v0-ann-0"])
+    bus.length = 0
+    assert [look(book, vigil, 0.0) for _ in range(ASTRAY - 1)] == [[]] * (ASTRAY - 1)
+    bus.length = 1
+    assert look(book, vigil, 0.0) == []
+    bus.length = 0
+    assert look(book, vigil, 0.0) == [], "counted anew"
+
+
+def test_a_task_that_somebody_is_at_is_not_lost(book: Book, vigil: Vigil, bus: Queue, state: Beats) -> None:
+    book.sends(["v0-ann-0"])
+    bus.length, state.heard = 0, {"v0-ann-0.1"}
+    assert [look(book, vigil, 0.0) for _ in range(2 * ASTRAY)] == [[]] * (2 * ASTRAY)
