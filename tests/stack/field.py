@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,12 +51,13 @@ class Field:
 
     def __init__(self, s3: S3, folder: Path) -> None:
         needed(valkey(), "Valkey")
-        self.folder, self.storage = folder, s3
+        self.folder = folder
+        self.storage = replace(s3, url=f"{s3.url}-{folder.name}")  # no run of another module has been here
         self.memory = Memory(folder / "redis")
         self.redis = RedisDoor(self.memory.connect)
         self.s3 = S3Door(urlsplit(s3.url).port or 0)
-        bucket = urlsplit(s3.url).path
-        seen = S3(s3.child, f"http://127.0.0.1:{self.s3.port}{bucket}", s3.access_key, s3.secret_key)
+        bucket = urlsplit(self.storage.url).path
+        seen = replace(s3, url=f"http://127.0.0.1:{self.s3.port}{bucket}")
         door = Redis(self.memory.server.child, f"redis://127.0.0.1:{self.redis.port}/0")
         self.env = environment(door, seen, folder / "cache") | {"PYTHONPATH": str(ROOT)}
         self.images = paint(folder / "images")
