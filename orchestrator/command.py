@@ -18,6 +18,7 @@ from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
 from orchestrator import results, view
 from orchestrator import run as runs
+from orchestrator.interrupts import Interrupts
 from orchestrator.plan import Plan, files_of, in_time, plan, read_experiment
 from orchestrator.shelf import named
 from schemas.errors import BlobError, ConfigError, StoreError
@@ -44,20 +45,18 @@ def run(
     environment = settings.read()
     logs.setup("error")  # what a worker in this process warns of is in the journal
     runtime = connect(environment, _here(environment))
-    if path is not None:
-        experiment = read_experiment(path, overrides)
-        name = named(name) if name is not None else _free_name(runtime, experiment.name)
-    else:
-        assert resume is not None, "the command line asks for one of the two"
-        name = named(resume)
-        experiment = runs.recall(runtime, name)
+    experiment, name = _meant(runtime, path, resume or name, overrides)
     made = _planned(experiment, environment)
     if environment.bus.startswith("local:"):
         _owners(experiment, environment)
     console = Console(stderr=True, quiet=as_json)
     try:
-        with view.View(experiment, name, console, made.versions) as shown, _served(made, name, environment) as counts:
-            watch = _each(shown.watch, *counts)
+        with (
+            Interrupts() as interrupts,
+            view.View(experiment, name, console, made.versions) as shown,
+            _served(made, name, environment) as counts,
+        ):
+            watch = _each(interrupts.watch, shown.watch, *counts)
             wait_s = float("inf") if standby else RESUME_WAIT_S if resume else 0.0
             with _resumable(name):
                 outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=environment.patience_s)
@@ -71,6 +70,15 @@ def run(
         view.show(outcome.report, Console())
         click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0 if outcome.report.status == "finished" else 1
+
+
+def _meant(runtime: Runtime, path: Path | None, name: str | None, overrides: tuple[str, ...]) -> tuple[Experiment, str]:
+    """What to run under which name: the file's, or if there is none what the run of that name was started with."""
+    if path is None:
+        name = named(name or "")
+        return runs.recall(runtime, name), name
+    experiment = read_experiment(path, overrides)
+    return experiment, named(name) if name is not None else _free_name(runtime, experiment.name)
 
 
 def _each(*watchers: Callable[[Event], None]) -> Callable[[Event], None]:

@@ -1,9 +1,10 @@
 """Plugins that behave badly, or just so, by dotted name."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,6 +48,30 @@ class Lopsided:
 
     def split(self, images: Images, generator: np.random.Generator) -> dict[str, Indices]:
         return {"rich": np.arange(len(images), dtype=np.int64), "poor": np.empty(0, dtype=np.int64)}
+
+
+class Interrupted(FedClip):
+    """FedCLIP whose process gets a signal at a base version, in the midst of a library that makes light of it."""
+
+    class Params(FedClip.Params):
+        """number: the signal. so: what becomes of KeyboardInterrupt there."""
+
+        base: int
+        number: int
+        so: Literal["dropped", "an error"]
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(FedClip.Params())
+        self.told = params
+
+    def train(self, client: Client) -> Update:
+        if client.base == self.told.base:
+            try:
+                os.kill(os.getpid(), self.told.number)
+            except KeyboardInterrupt as e:
+                if self.told.so == "an error":
+                    raise ValueError(f"it has failed: {e!r}") from None
+        return super().train(client)
 
 
 class Poisoned(FedClip):

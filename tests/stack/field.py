@@ -7,6 +7,7 @@ looks at (`runtime`) does not go through the doors, so no fault hits the one who
 import contextlib
 import json
 import re
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -52,7 +53,7 @@ class Field:
     def __init__(self, s3: S3, folder: Path) -> None:
         needed(valkey(), "Valkey")
         self.folder = folder
-        self.storage = replace(s3, url=f"{s3.url}-{folder.name}")  # no run of another module has been here
+        self.storage = replace(s3, url=f"{s3.url}-{secrets.token_hex(4)}")  # no run of another module has been here
         self.memory = Memory(folder / "redis")
         self.redis = RedisDoor(self.memory.connect)
         self.s3 = S3Door(urlsplit(s3.url).port or 0)
