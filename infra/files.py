@@ -6,8 +6,10 @@ A killed process leaves the old file; a full disk leaves the old file, and nothi
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from schemas.errors import StoreError
 
 
 def write_whole(path: Path, data: bytes, move: Callable[[str, Path], None] = os.replace) -> None:
@@ -24,3 +26,12 @@ def write_whole(path: Path, data: bytes, move: Callable[[str, Path], None] = os.
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def failing(what: str | Path) -> Iterator[None]:
+    """OSError as the StoreError of what is kept there."""
+    try:
+        yield
+    except OSError as e:
+        raise StoreError(f"{what}: {e.strerror}") from e

@@ -8,12 +8,11 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Literal, Protocol
 
-from infra.files import write_whole
-from schemas.errors import StoreError
+from infra.files import failing, write_whole
 
 Answer = Literal["mine", "missing", "taken"]
 """Of a lease: still mine; nobody's (the store was emptied: take it again); another loop's (stop)."""
@@ -53,14 +52,6 @@ class StateStore(Protocol):
         """Which of these are being worked on."""
 
 
-@contextlib.contextmanager
-def _failing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise StoreError(f"{path}: {e.strerror}") from e
-
-
 class FileState:
     """One machine, one process: a lock file per run serves as lease; tasks run in the loop's own process."""
 
@@ -73,7 +64,7 @@ class FileState:
         if run in self._locks:
             return True
         path = self._path(run, "lock")
-        with _failing(path):
+        with failing(path):
             lock = path.open("a")
         if not _locked(lock, fcntl.LOCK_EX):
             lock.close()
@@ -123,7 +114,7 @@ class FileState:
 
     def forget(self, run: str) -> None:
         """As StateStore."""
-        with _failing(self.root):
+        with failing(self.root):
             for path in self.root.glob(f"{run}@*"):
                 path.unlink(missing_ok=True)
             self._path(run, "json").unlink(missing_ok=True)
@@ -143,12 +134,12 @@ class FileState:
         return self._folder() / f"{run}.{suffix}"
 
     def _folder(self) -> Path:
-        with _failing(self.root):
+        with failing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         return self.root
 
     def _write(self, path: Path, value: str) -> None:
-        with _failing(path):
+        with failing(path):
             write_whole(path, json.dumps({"value": value, "written": time.time()}).encode())
 
 

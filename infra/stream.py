@@ -4,16 +4,14 @@ Workers append manifests and failures, the loop appends its own decisions before
 the loop reads from its last commit on and comes to the same state.
 """
 
-import contextlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from infra.clock import Clock
-from infra.files import write_whole
+from infra.files import failing, write_whole
 from schemas.errors import StoreError
 
 Author = Literal["manifest", "failure", "decision"]
@@ -90,7 +88,7 @@ class FileStream:
         """As Stream. The last entry always stays, so that ids go on growing after a restart."""
         entries = self._load(run)
         kept = [e for e in entries if int(e.id) > int(upto)] or entries[-1:]
-        with _failing(run):
+        with failing(f"stream of {run}"):
             write_whole(self._path(run), "".join(json.dumps(vars(e)) + "\n" for e in kept).encode())
             os.close(self._files.pop(run))
             self._entries[run] = kept
@@ -101,7 +99,7 @@ class FileStream:
         if run in self._files:
             os.close(self._files.pop(run))
         self._entries.pop(run, None)
-        with _failing(run):
+        with failing(f"stream of {run}"):
             self._path(run).unlink(missing_ok=True)
 
     def _path(self, run: str) -> Path:
@@ -113,7 +111,7 @@ class FileStream:
     def _write(self, run: str, line: bytes) -> None:
         """All of the line or nothing: on a full disk a part of it would become the head of the next one."""
         file = self._files[run]
-        with _failing(run):
+        with failing(f"stream of {run}"):
             end = os.fstat(file).st_size
             written = os.write(file, line)
             if written < len(line):
@@ -124,24 +122,16 @@ class FileStream:
     def _load(self, run: str) -> list[Entry]:
         if run not in self._entries:
             path = self._path(run)
-            with _failing(run):
+            with failing(f"stream of {run}"):
                 self.root.mkdir(parents=True, exist_ok=True)
                 data = path.read_bytes() if path.exists() else b""
             whole = data[: data.rfind(b"\n") + 1]
             entries = [_entry(line, path, number) for number, line in enumerate(whole.splitlines(), start=1)]
-            with _failing(run):
+            with failing(f"stream of {run}"):
                 self._open(run)
                 os.ftruncate(self._files[run], len(whole))
             self._entries[run] = entries
         return self._entries[run]
-
-
-@contextlib.contextmanager
-def _failing(run: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise StoreError(f"stream of {run}: {e.strerror}") from e
 
 
 def _entry(line: bytes, path: Path, number: int) -> Entry:

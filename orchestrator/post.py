@@ -13,7 +13,7 @@ from schemas.base import digest
 from schemas.errors import BlobExists
 from schemas.experiment import Experiment
 from schemas.log import Open
-from schemas.messages import BlobRef, ClientSlot, Kind, Letter, Outlet, Ref, Task
+from schemas.messages import BlobRef, ClientSlot, Header, Kind, Letter, Outlet, Ref, Task
 from workers.private import OWN
 
 
@@ -42,7 +42,7 @@ class Post:
             blob = BlobRef(key=key, sha256=digest(text), size=len(text))
         self.documents.add(key)
         ttl = self._ttl(task.kind)
-        facts = task.model_dump(include={"run", "task_id", "attempt", "kind", "base", "deadline_s"})
+        facts = task.model_dump(include=set(Header.model_fields))
         return Letter(**facts, label=task.label, document=readable(self.blobs, blob, ttl))
 
     def recall(self) -> None:

@@ -79,10 +79,9 @@ def work(task_id: str, attempt: int) -> str:
     return f"{task_id}.{attempt}"
 
 
-class Task(Frozen):
-    """One message to a worker. `attempt` counts sendings of the same task_id from 1.
+class Header(Frozen):
+    """What every message to a worker says of its task. `attempt` counts sendings of the same task_id from 1.
 
-    setting: the resolved experiment. inputs: for `train` and `evaluate` the model of `group` at version `base`.
     deadline_s: seconds from the start of the work after which the loop no longer waits for it.
     """
 
@@ -92,18 +91,26 @@ class Task(Frozen):
     attempt: Attempt = 1
     kind: Kind
     base: Count
-    group: str = ALL
-    clients: tuple[ClientSlot, ...] = ()
-    setting: Ref
-    inputs: dict[str, Ref] = {}
-    outputs: dict[str, Outlet] = {}
-    seed: Count
     deadline_s: Seconds
 
     @property
     def work(self) -> str:
         """This sending of the task."""
         return work(self.task_id, self.attempt)
+
+
+class Task(Header):
+    """A task, whole.
+
+    setting: the resolved experiment. inputs: for `train` and `evaluate` the model of `group` at version `base`.
+    """
+
+    group: str = ALL
+    clients: tuple[ClientSlot, ...] = ()
+    setting: Ref
+    inputs: dict[str, Ref] = {}
+    outputs: dict[str, Outlet] = {}
+    seed: Count
 
     @property
     def label(self) -> str:
@@ -113,26 +120,14 @@ class Task(Frozen):
         return f"v{self.base} {who}{more} {self.kind}"
 
 
-class Letter(Frozen):
+class Letter(Header):
     """Sent in the place of a task that is too large for the bus: where its document (the task as JSON) lies.
 
-    The other fields are the task's.
+    label: the task's.
     """
 
-    wire: Wire = WIRE
-    run: Name
-    task_id: TaskId
-    attempt: Attempt = 1
-    kind: Kind
-    base: Count
     label: Shown
-    deadline_s: Seconds
     document: Ref
-
-    @property
-    def work(self) -> str:
-        """As Task."""
-        return work(self.task_id, self.attempt)
 
 
 def read_message(text: str | bytes) -> Task | Letter:

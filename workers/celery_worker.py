@@ -27,7 +27,7 @@ from infra.state import StateStore
 from infra.stream import Stream
 from schemas.errors import ConfigError, QuorateError, StoreError
 from schemas.messages import TaskFailure, read_message, work
-from workers.presence import LEASE_S
+from workers.beats import LEASE_S
 
 if TYPE_CHECKING:
     from workers.execute import Worker

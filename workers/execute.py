@@ -28,6 +28,7 @@ from schemas.errors import (
 )
 from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Letter, Manifest, Split, Task, read_message
 from workers.adapters import Cosine
+from workers.beats import beating, report
 from workers.data.owners import Owner
 from workers.failure import failure, without_urls
 from workers.letters import opened
@@ -35,7 +36,6 @@ from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_state, write_update
 from workers.place import Place, Site, part
 from workers.plugins import load
-from workers.presence import beating, report
 from workers.private import PoolPrivate, Private, SitePrivate
 from workers.reach import Reach
 from workers.setting import Setting

@@ -20,7 +20,7 @@ from tests.runs.here import Fuse, run, runtime
 from tests.runs.test_crash import MODES, facts, operations, places
 from tests.runs.test_embedded import small
 from tests.toys import paint
-from workers import presence
+from workers import beats
 
 
 @dataclass
@@ -49,7 +49,7 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_S", 0.0)
-    monkeypatch.setattr(presence, "RETRY_S", 0.0)
+    monkeypatch.setattr(beats, "RETRY_S", 0.0)
 
 
 def through(made: Experiment, root: Path, fuse: Fuse, **named: Any) -> tuple[runs.Outcome, list[Event]]:
