@@ -141,6 +141,13 @@ class Book(Tasks):
         self.finished = {k: base for k, base in self.finished.items() if base >= oldest}
         self.seen = {s for s in self.seen if s[1] >= oldest}
 
+    def origins(self) -> set[tuple[int, str]]:
+        """The (version, group) where a task is begun or may yet begin, or where an update that may count began."""
+        known = {(o.base, o.group) for o in self.expired.values()} | {(a.base, a.group) for a in self.accepted.values()}
+        admissible = {(base, group) for group, r in self.rounds.items() for base in r.bases}
+        begun = {(o.base, o.group) for o in self.open.values() if o.kind != "describe"}
+        return begun | known & admissible | {(r.base, group) for group, r in self.rounds.items()}
+
     def regroups(
         self, home: dict[str, str], there: Collection[str], changed: Collection[str], at: float
     ) -> list[Accepted]:

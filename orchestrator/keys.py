@@ -50,6 +50,11 @@ def number(key: str) -> int:
     return int(name)
 
 
+def put_at(key: str) -> int:
+    """The version at which a model was put, from its key."""
+    return int(key.rpartition("/")[2].partition("-")[0])
+
+
 def models(run: str) -> str:
     """All models."""
     return f"{root(run)}models/"

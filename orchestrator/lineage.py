@@ -166,14 +166,11 @@ class Lineage:
 
     def _keep_models(self, book: Book, stored: dict[str, BlobRef]) -> None:
         was = {**self.models, book.version: stored}
-        needed = {(base, group) for group, r in book.rounds.items() for base in r.bases}
-        needed |= {(o.base, o.group) for o in book.open.values() if o.kind != "describe"} | {
-            (book.version, group) for group in stored
-        }
+        needed = book.origins() | {(book.version, group) for group in stored}
         kept = {n: {g: ref for g, ref in of.items() if (n, g) in needed} for n, of in was.items()}
         self.models = {n: of for n, of in kept.items() if of}
         used = {ref.key for of in self.models.values() for ref in of.values()}
-        old = [ref.key for n, of in was.items() if n % KEEP_EVERY for ref in of.values()]
+        old = [ref.key for of in was.values() for ref in of.values() if keys.put_at(ref.key) % KEEP_EVERY]
         server = [self.commit.server.key] if self.commit.server else []
         self.dropped = [*sorted(set(old) - used), *server]
 

@@ -47,6 +47,14 @@ def test_what_lies_in_the_store_does_not_grow_with_the_versions(tmp_path: Path) 
     assert all(late[kind] <= early[kind] + 2 for kind in late), (early, late)
 
 
+def test_a_commit_names_the_models_that_somebody_may_ask_for_however_much_staleness_is_allowed(tmp_path: Path) -> None:
+    rounds = {**FEDBUFF, "versions": 30, "max_staleness": 25}
+    run(small(paint(tmp_path / "images"), simulate=SLOW, rounds=rounds), tmp_path / "r")
+    for commit in Commits("r", FileBlobs(tmp_path / "r" / "blobs")).all():
+        came_from = {o.base for o in (*commit.open, *commit.expired)} | {a.base for a in commit.accepted}
+        assert set(commit.models) == came_from | {commit.version}
+
+
 def test_a_run_that_was_killed_again_and_again_leaves_nothing_that_nobody_refers_to(tmp_path: Path) -> None:
     made = small(paint(tmp_path / "images"), codec={"name": "fp16"}, simulate=SLOW, rounds=FEDBUFF)
     undisturbed = _left(tmp_path / "undisturbed", run(made, tmp_path / "undisturbed"))

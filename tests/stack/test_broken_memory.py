@@ -5,7 +5,7 @@ import redis
 
 from infra.celery_app import KEYS
 from orchestrator.run import Outcome
-from tests.stack.field import Field, stage, undisturbed
+from tests.stack.field import SYNC, Field, stage, undisturbed
 from tests.stack.processes import held_up
 from tests.stack.servers import eventually
 
@@ -32,6 +32,18 @@ def test_killed_and_started_again_on_its_log(stage: Field, undisturbed: Outcome)
     orchestrator.leaves()
     stage.equals("killed", undisturbed)
     assert len(orders.begun("flat-0", 1)) == 1, "finished work was not done again"
+
+
+def test_a_task_that_a_broken_connection_took_with_it_is_sent_again(stage: Field, undisturbed: Outcome) -> None:
+    stage.staff(1)
+    orders, memory = stage.orders("astray"), redis.Redis.from_url(stage.memory.server.url)
+    with orders.tell("wait", "flat-0", 1):
+        orchestrator = stage.run("astray", rounds={**SYNC, "deadline_s": 600})
+        orders.trains("flat-0", 1)
+        assert memory.rpop(KEYS + "quorate.pool"), "the others' tasks wait"  # and nobody hears of this one again
+    orchestrator.leaves()
+    stage.equals("astray", undisturbed)
+    assert [e.facts["reason"] for e in stage.events("astray", "resent")] == ["lost on the way"]
 
 
 def upload(stage: Field, run: str) -> str:

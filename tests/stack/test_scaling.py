@@ -24,7 +24,8 @@ def test_from_one_worker_to_four_and_back_to_one(stage: Field) -> None:
         orders.trains("flat-0", 1)
         workers = stage.staff(4)
         first.unlink()
-        holder = stage.worker_of(orders.trains("flat-0", 3))
+        pid = orders.trains("flat-0", 3)
+        holder = stage.worker_of(pid)
         staying = next(w for w in workers if w != holder)
         leaving = [holder, *(w for w in workers if w not in (holder, staying))]
         told_at = time.monotonic()
@@ -33,7 +34,7 @@ def test_from_one_worker_to_four_and_back_to_one(stage: Field) -> None:
         for worker in leaving:
             worker.leaves(0)
         took_s = time.monotonic() - told_at
-        again = orders.trains("flat-0", 3, besides=list(orders.begun("flat-0", 3))[:1])
+        again = orders.trains("flat-0", 3, besides=[pid])
         assert stage.worker_of(again) == staying
         second.unlink()
     orchestrator.leaves()
