@@ -5,6 +5,7 @@ Knows pydantic and the standard library. Must not know files, networks, tensors 
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -45,10 +46,14 @@ class Choice(Frozen):
 
 
 def alike(names: Iterable[str]) -> tuple[str, str] | None:
-    """Two different names that read the same but for case and spaces: CLIP reads lower case, one text for both."""
+    """Two different names that read the same: CLIP reads lower case and one kind of space, and people read glyphs.
+
+    Not told apart: case, spaces, and how Unicode writes a glyph (composed or not, or with invisible characters).
+    """
     known: dict[str, str] = {}
     for name in sorted(set(names)):
-        other = known.setdefault(" ".join(name.casefold().split()), name)
+        glyphs = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        other = known.setdefault(" ".join(glyphs.casefold().split()), name)
         if other != name:
             return other, name
     return None

@@ -174,6 +174,8 @@ def test_a_resolved_experiment_reads_as_the_same_experiment(write: Any) -> None:
         (MINIMAL + "model: {classes: [ant]}\n", "model: classes must be two at least"),
         (MINIMAL + "model: {classes: [ant, bee, ant]}\n", "each named once"),
         (MINIMAL + "model: {classes: [ant, bee, 'Ant ']}\n", "cannot tell the classes 'Ant ' and 'ant' apart"),
+        (MINIMAL + 'model: {classes: [café, bee, "cafe\\u0301"]}\n', "cannot tell the classes"),  # composed, or not
+        (MINIMAL + 'model: {classes: [ant, bee, "an\\u200bt"]}\n', "cannot tell the classes"),  # no width
         (MINIMAL + "model: {classes: [ant, '']}\n", "model.classes.1: "),
         (MINIMAL + 'model: {classes: [ant, "a\\e[31m"]}\n', "model.classes.1: "),
         (MINIMAL + "model: {classes: [yes, no]}\n", "model.classes.0: Input should be a valid string"),
