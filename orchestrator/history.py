@@ -35,7 +35,7 @@ class History:
     flying: asked, and neither answered nor given up. pending: admitted and not counted yet; last: what the last version
     counted, entered: with which weights. Of each group, tried: clients asked since its round was opened or retried;
     merges: the versions at which its model changed. counted: by (client, base, group), the version. restated: pending,
-    and the round that is being closed goes without it.
+    and the round that is being closed goes without it. voided: whose update of that round a merge has made void.
     """
 
     spec: Rounds = field(default_factory=Rounds)
@@ -55,6 +55,7 @@ class History:
     retries: Counter[str] = field(default_factory=Counter)
     pending: dict[Key, Update] = field(default_factory=dict)
     restated: set[Key] = field(default_factory=set)
+    voided: set[str] = field(default_factory=set)
     last: dict[Key, Update] = field(default_factory=dict)
     counted: dict[tuple[str, int, str], int] = field(default_factory=dict)
     admitted: set[tuple[str, int, str]] = field(default_factory=set)
@@ -153,8 +154,9 @@ class History:
 
     def _rejected(self, event: Event) -> None:
         key = _key(event)
-        if event.facts["reason"] == "moved" and self.pending.pop(key, None):
+        if event.facts["reason"] == "moved" and (gone := self.pending.pop(key, None)):
             self.tally.mark(key, "rejected")  # accepted by a group that a merge has ended
+            self.voided |= {key[1]} if gone.at == self.version - 1 else set()
         elif key in self.tally.fates or key[0] not in self.tasks:  # whoever else puts a result in is of no account
             self._becomes(key, "rejected")
 
@@ -190,6 +192,7 @@ class History:
         for of in (self.asked, self.retries, self.tried):
             of.pop(group, None)
         self.restated.clear()
+        self.voided.clear()
 
     def _count(self, event: Event, group: str) -> None:
         lags, weights, number = Counter[int](), defaultdict[str, float](float), event.version

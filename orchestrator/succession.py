@@ -75,7 +75,8 @@ class Pair:
         new = [a for a in (*self.commit.counted, *self.commit.accepted) if (a.task_id, a.client) in fresh]
         for client in sorted(set(before) | set(self.commit.private)):
             now, mine = self.commit.private.get(client), [a for a in new if a.client == client]
-            if now != before.get(client) and now not in [a.private for a in mine]:
+            explained = now in [a.private for a in mine] or client in self.history.voided
+            if now != before.get(client) and not explained:
                 yield f"the private state of {client} moved without an accepted update"
             if len(mine) == 1 and mine[0].base == self.commit.version - 1 and now != (mine[0].private or now):
                 yield f"the private state of {client} did not move with its accepted update"

@@ -8,6 +8,7 @@ engine hold; at the end hypothesis keeps its hands off, the run must end by itse
 import copy
 import os
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -25,7 +26,6 @@ from orchestrator.tenure import LEASE_S, Tenure
 from schemas.errors import LeaseLost, QuorumError, StoreError
 from schemas.experiment import Experiment
 from schemas.log import Event, Final
-from schemas.messages import ALL, BlobRef
 from tests.runs.world import HandClock, Killed, Turn, World, commit_zero
 from workers.private import OWN
 from workers.tensors import unpack
@@ -74,26 +74,50 @@ def rounds(draw: st.DrawFn) -> dict[str, Any]:
 
 def simulated(draw: st.DrawFn) -> dict[str, Any] | None:
     slow = {"latency": {"name": "lognormal", "params": {"median_s": 2, "sigma": 1}}}
-    return draw(st.sampled_from([None, None, slow, {**slow, "dropout": 0.3}]))
+    sessions = {"on_s": 9, "off_s": 4, "comes": {"c0": 2}, "goes": {"c1c1": 30}}
+    comes_and_goes = {**slow, "presence": {"name": "sessions", "params": sessions}}
+    return draw(st.sampled_from([None, None, slow, {**slow, "dropout": 0.3}, comes_and_goes]))
+
+
+FEDAVG = {"name": "fedavg"}
+METHODS = st.sampled_from([
+    FEDAVG,
+    FEDAVG,
+    {"name": "tests.runs.plugins:Halves", "params": {"right": ["c1c1", "c2"], "moves": {1: "c0", 2: "c2"}}},
+    {"name": "tests.runs.plugins:Halves", "params": {"right": ["c1c1", "c2"], "joined": 3}},
+])  # fmt: skip
+"""One group, or two: clients move, or one of the groups ends."""
 
 
 class Engine(RuleBasedStateMachine):
     """The loop of one run, and everything around it."""
 
-    @initialize(rounds=rounds(), simulate=st.composite(simulated)(), clients=st.integers(1, 6), virtual=st.booleans())
-    def begin(self, rounds: dict[str, Any], simulate: dict[str, Any] | None, clients: int, virtual: bool) -> None:
-        self.ill = (
-            7 * rounds["versions"] + 3 * rounds["in_flight"] + clients
-        )  # so that examples begin at different ones
-        self._begin(rounds, simulate, clients, virtual)
+    @initialize(
+        rounds=rounds(), simulate=st.composite(simulated)(), clients=st.integers(1, 6), virtual=st.booleans(),
+        method=METHODS,
+    )  # fmt: skip
+    def begin(self, rounds: dict[str, Any], clients: int, **others: Any) -> None:
+        self.ill = 7 * rounds["versions"] + 3 * rounds["in_flight"] + clients  # so that examples begin elsewhere
+        self._begin(rounds, clients, **others)
 
     @precondition(lambda self: self.ended)
-    @rule(rounds=rounds(), simulate=st.composite(simulated)(), clients=st.integers(1, 6), virtual=st.booleans())
-    def begin_another(self, rounds: dict[str, Any], simulate: Any, clients: int, virtual: bool) -> None:
+    @rule(
+        rounds=rounds(), simulate=st.composite(simulated)(), clients=st.integers(1, 6), virtual=st.booleans(),
+        method=METHODS,
+    )  # fmt: skip
+    def begin_another(self, **drawn: Any) -> None:
         self.its_history_is_whole()
-        self._begin(rounds, simulate, clients, virtual)
+        self._begin(**drawn)
 
-    def _begin(self, rounds: dict[str, Any], simulate: dict[str, Any] | None, clients: int, virtual: bool) -> None:
+    def _begin(
+        self,
+        rounds: dict[str, Any],
+        clients: int,
+        *,
+        simulate: dict[str, Any] | None = None,
+        virtual: bool = False,
+        method: Mapping[str, Any] = FEDAVG,
+    ) -> None:
         self.world = World(VirtualClock() if virtual else HandClock())
         self.ended = False
         self.owner = 0
@@ -101,7 +125,7 @@ class Engine(RuleBasedStateMachine):
         self.torn = -1
         self.haunted = False
         self.experiment = Experiment.model_validate({
-            "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": {"name": "fedavg"}, "rounds": rounds,
+            "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": method, "rounds": rounds,
             "simulate": simulate, "evaluate": {"every": 2}, "codec": {"name": "raw"},
         })  # fmt: skip
         names = [f"c{i}" * (1 + i % 2) for i in range(clients)]
@@ -382,8 +406,8 @@ class Engine(RuleBasedStateMachine):
     def _moved_by_what_counted(self) -> None:
         last = self.commits.last()
         assert last is not None
-        blob: BlobRef = last.models[last.version][ALL]
-        assert unpack(self.world.blobs.get(blob))["w"].isfinite().all()
+        for blob in last.models[last.version].values():
+            assert unpack(self.world.blobs.get(blob))["w"].isfinite().all()
 
 
 def known(loop: Loop) -> dict[str, Any]:
@@ -417,7 +441,7 @@ def test_what_luck_brings_to_few_examples_is_played_by_hand() -> None:
     """An answer without a result, and one that comes after the last version."""
     engine = Engine()
     rounds = {"versions": 1, "in_flight": 2, "quorum": 1, "floor": 1, "refill": "at_arrival", "max_staleness": 2}
-    engine._begin(rounds, None, 3, False)
+    engine._begin(rounds, 3)
     engine.steps(2)
     for how in ("no result", "well", "well"):
         queue = engine.world.bus.queue
@@ -441,7 +465,7 @@ def test_however_one_client_answers_the_run_ends_and_is_whole(how: str) -> None:
     """Each way once for sure: the machine meets some of them hardly ever."""
     engine = Engine()
     rounds = {"versions": 2, "in_flight": 3, "quorum": 3, "floor": 1, "deadline_s": 4, "max_staleness": 1}
-    engine._begin(rounds, None, 3, False)
+    engine._begin(rounds, 3)
     engine.steps(2)
     task = next(t for t in engine.world.bus.queue if t.kind == "train")
     engine.world.bus.queue.remove(task)

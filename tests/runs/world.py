@@ -383,10 +383,14 @@ def commit_zero(world: World, experiment: Experiment, clients: list[str], watch:
     description = Description(
         clients={c: Split(train=3) for c in clients}, held_out=held_out, classes=("a", "b"), fingerprint="f"
     )
+    right = experiment.method.params.get("right", ())
+    groups = ("left", "right") if right else (ALL,)
     model = world.blobs.write(keys.model("r", 0, "0"), MODEL)
     setting = commits.put_setting(canonical(Setting(experiment=experiment)))
     commits.write(Commit(
-        run="r", version=0, at=now, setting=setting, descriptions=(description,), models={0: {ALL: model}},
+        run="r", version=0, at=now, setting=setting, descriptions=(description,),
+        models={0: dict.fromkeys(groups, model)},
+        assignment={c: "right" for c in clients if c in right} if right else {},
         cursor="0", selector=plan(experiment).selector.dump(), journal=commits.put_journal(0, journal.events),
     ))  # fmt: skip
     return commits
