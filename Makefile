@@ -33,7 +33,7 @@ test: $(READY) ## Unit, contract, paper and embedded-run tests: no server, no Do
 test-stack: $(READY) ## Tests on a real Valkey, S3, Celery workers and Celery Flower, started here
 	$(BIN)/pytest -m "stack and not faults"
 
-test-faults: $(READY) ## The same stack killed, frozen, cut off and filled up, part by part: about 20 minutes
+test-faults: $(READY) ## The same stack killed, frozen, cut off and filled up, part by part: about 12 minutes
 	$(BIN)/pytest -m faults
 
 test-compose: $(READY) ## Tests on a Docker engine: build the image, docker compose up, down
