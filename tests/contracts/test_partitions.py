@@ -16,8 +16,13 @@ PACKAGE = "workers.partitions"
 PARAMS: dict[str, dict[str, object]] = {
     "by_domain": {"clients_per_domain": 2},
     "dirichlet": {"clients": 5, "alpha": 0.3},
+    "iid": {"clients": 5},
+    "quantity": {"clients": 5, "alpha": 0.3},
+    "shards": {"clients": 5},
 }
-IMPOSSIBLE: dict[str, dict[str, object]] = {"by_domain": {"clients_per_domain": 999}, "dirichlet": {"clients": 999}}
+IMPOSSIBLE: dict[str, dict[str, object]] = {
+    name: {"clients_per_domain" if name == "by_domain" else "clients": 999} for name in PARAMS
+}
 
 
 def images(labels: list[int], domains: list[str]) -> Images:
