@@ -2,6 +2,7 @@
 
 FAMILIES = {
     "method": "workers.methods",
+    "adapter": "workers.adapters",
     "codec": "workers.codecs",
     "transform": "workers.transforms",
     "aggregator": "orchestrator.aggregators",

@@ -27,7 +27,6 @@ from schemas.errors import (
     StoreError,
 )
 from schemas.messages import BlobRef, ClientResult, ClientSlot, Description, Letter, Manifest, Split, Task, read_message
-from workers.adapters import Cosine
 from workers.beats import beating, report
 from workers.data.owners import Owner
 from workers.failure import failure, without_urls
@@ -38,6 +37,7 @@ from workers.place import Place, Site, part
 from workers.plugins import load
 from workers.private import PoolPrivate, Private, SitePrivate
 from workers.reach import Reach
+from workers.readout import Cosine
 from workers.setting import Setting
 from workers.tensors import Tensors
 from workers.training import accuracy, one_thread

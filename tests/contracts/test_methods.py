@@ -10,9 +10,9 @@ from schemas.base import Choice
 from schemas.errors import PluginError
 from schemas.messages import ALL
 from tests.toys import client, experiment, setting
-from workers.adapters import Cosine
 from workers.method import Method, State, Update
 from workers.plugins import about, load, names
+from workers.readout import Cosine
 from workers.setting import Setting
 from workers.tensors import fingerprint, pack, unpack
 from workers.training import accuracy
@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from schemas.base import Frozen
-from workers.adapters import LinearHead
+from workers.adapters.linear import LinearHead
 from workers.method import Client, Method, Update
 from workers.setting import Setting
 from workers.training import Recipe, local_update

@@ -9,11 +9,13 @@ from torch.nn import functional
 
 from schemas.base import Choice
 from tests.toys import ToyBackbone, client, examples, experiment, paint, setting
-from workers.adapters import AttentionGate, Cosine, LinearHead
+from workers.adapters.gate import AttentionGate
+from workers.adapters.linear import LinearHead
 from workers.data.features import Features
 from workers.method import Client, Examples, Method
 from workers.methods.fedclip import PRESETS, FedClip
 from workers.plugins import load
+from workers.readout import Cosine
 from workers.setting import Setting
 from workers.tensors import Tensors, generator
 from workers.training import Recipe, accuracy, batches, contrastive, fit, local_update

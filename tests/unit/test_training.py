@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from tests.toys import examples, setting
-from workers.adapters import AttentionGate, Cosine
+from workers.adapters.gate import AttentionGate
 from workers.method import Examples
 from workers.optimiser import Adam
+from workers.readout import Cosine
 from workers.tensors import generator
 from workers.training import Recipe, accuracy, fit, one_thread
 

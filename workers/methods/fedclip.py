@@ -7,7 +7,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 
 from schemas.base import Frozen
-from workers.adapters import AttentionGate
+from workers.adapters.gate import AttentionGate
 from workers.method import Client, Method, Update
 from workers.setting import Setting
 from workers.training import Recipe, local_update

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from schemas.base import Frozen
-from workers.adapters import Cosine
 from workers.method import Client, Method, Traits, Update
+from workers.readout import Cosine
 from workers.setting import Setting
 
 

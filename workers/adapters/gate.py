@@ -1,28 +1,13 @@
-"""The trainable parts on top of frozen features: float32 (B, D) raw features in, logits (B, K) out.
-
-All of them answer like zero-shot CLIP before training. They know class texts and scale, and no data.
-"""
+"""FedCLIP's attention gate on the image feature."""
 
 import math
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-
-class Cosine(nn.Module):
-    """Zero-shot CLIP: logits = scale * cos(feature, class text). Nothing to train, an empty state_dict."""
-
-    texts: torch.Tensor
-
-    def __init__(self, texts: torch.Tensor, scale: float) -> None:
-        super().__init__()
-        self.register_buffer("texts", texts, persistent=False)
-        self.scale = scale
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, D) -> (B, K)."""
-        return self.scale * functional.normalize(x, dim=1) @ self.texts.T
+from schemas.base import Frozen
+from workers.readout import Cosine
+from workers.setting import Setting
 
 
 class AttentionGate(nn.Module):
@@ -56,15 +41,19 @@ def _linear(dim: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
-class LinearHead(nn.Module):
-    """A linear classifier of the normalised feature that starts as the class texts: logits = scale * (W f + b)."""
+class Gate:
+    """A positive gate on the feature: two D x D layers whose softmax weighs the D coordinates. Nearly zero-shot."""
 
-    def __init__(self, texts: torch.Tensor, scale: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(texts.clone())
-        self.bias = nn.Parameter(torch.zeros(len(texts)))
-        self.scale = scale
+    paper = (
+        "Lu et al., FedCLIP: Fast Generalization and Personalization for CLIP in Federated Learning, arXiv 2302.13485"
+    )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, D) -> (B, K)."""
-        return self.scale * functional.linear(functional.normalize(x, dim=1), self.weight, self.bias)
+    class Params(Frozen):
+        """No parameters."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+
+    def build(self, setting: Setting, generator: torch.Generator) -> nn.Module:
+        """The gate: 2 (D^2 + D) parameters."""
+        return AttentionGate(setting.texts, setting.scale, generator)

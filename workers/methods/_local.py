@@ -1,0 +1,58 @@
+"""What methods share whose clients train an adapter by plain local steps.
+
+Knows the family of adapters, and no adapter by name but the default.
+"""
+
+from typing import Annotated, Any, Protocol
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, NonNegativeFloat, PositiveFloat
+from torch import nn
+
+from schemas.base import Choice
+from workers.method import Client, Method, Update
+from workers.plugins import load
+from workers.setting import Setting
+from workers.training import Recipe, local_update
+
+
+class Adapter(Protocol):
+    """A family of trainable models on frozen features (workers/adapters)."""
+
+    def build(self, setting: Setting, generator: torch.Generator) -> nn.Module:
+        """The model: raw features float32 (B, D) -> logits (B, K). Initial values come from the generator."""
+
+
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _ours(choice: Choice) -> Choice:
+    if ":" in choice.name:  # a site lists the methods that it allows; what they load would go past that list
+        raise ValueError("an adapter of your own needs a method of its own")
+    return choice
+
+
+class Training(Recipe):
+    """How a client trains what. adapter: its name, or name and params; lr and weight_decay suit the linear head."""
+
+    adapter: Annotated[Choice, AfterValidator(_ours), BeforeValidator(_by_name)] = Choice(name="linear")
+    lr: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 0.01
+
+
+class LocalTraining(Method):
+    """Each client trains the incoming adapter on its own images and sends the difference."""
+
+    def __init__(self, params: Training) -> None:
+        super().__init__(params)
+        self.recipe = params
+        self.adapter: Adapter = load("workers.adapters", params.adapter)
+
+    def build(self, setting: Setting, group: str, generator: torch.Generator) -> nn.Module:
+        """The adapter."""
+        return self.adapter.build(setting, generator)
+
+    def train(self, client: Client) -> Update:
+        """One local training of the incoming adapter."""
+        return local_update(client, self.restore(client.setting, client.group, client.incoming), self.recipe)
