@@ -4,7 +4,7 @@ A toy CLIP sees a 4 x 4 thumbnail through a fixed random matrix, so encoding cos
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,17 @@ def paint(root: Path, *, domains: Sequence[str] = ("flat", "noisy", "striped"), 
                 pixels = np.clip(np.array(colour) + draw.normal(0, 60 + 20 * d, (8, 8, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i:03}.png")
     return root
+
+
+def table(root: Path, **columns: Callable[[int], str]) -> Path:
+    """`<root>/images.csv`, which lists what was painted there; further columns as functions of the image's number."""
+    files = sorted(root.glob("*/*/*.png"))
+    rows = [",".join(("path", "label", "domain", *columns))]
+    for i, file in enumerate(files):
+        domain, label, name = file.relative_to(root).parts
+        rows.append(",".join((f"{domain}/{label}/{name}", label, domain, *(of(i) for of in columns.values()))))
+    (root / "images.csv").write_text("\n".join(rows) + "\n")
+    return root / "images.csv"
 
 
 def experiment(root: Path | None = None, **changes: object) -> Experiment:

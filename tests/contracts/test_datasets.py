@@ -7,7 +7,7 @@ import pytest
 
 from schemas.base import Choice
 from schemas.errors import PluginError
-from tests.toys import paint
+from tests.toys import paint, table
 from workers.data.images import Images
 from workers.data.pixels import decode
 from workers.plugins import load, names
@@ -16,14 +16,18 @@ PACKAGE = "workers.datasets"
 
 
 def _params(name: str, root: Path) -> dict[str, object]:
-    known: dict[str, dict[str, object]] = {"folder": {"root": str(root)}, "shapes": {"per_class": 3}}
+    known: dict[str, dict[str, object]] = {
+        "csv": {"file": str(root / "images.csv")},
+        "folder": {"root": str(root)},
+        "shapes": {"per_class": 3},
+    }
     return known[name]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
-    paint(folder / "painted", per_class=3)
+    table(paint(folder / "painted", per_class=3))
     return folder
 
 

@@ -1,13 +1,14 @@
 """Which image files there are, by domain and class: three arrays, and what was left out.
 
-Reads names; a file is opened in `workers.data.pixels`. Must not know clients, splits or backbones.
+Reads names; a file is opened in `workers.data.pixels`. Of clients and splits it knows what a data set says itself; must
+not know partitions or backbones.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ Indices = npt.NDArray[np.int64]
 OnUnreadable = Literal["fail", "skip"]
 """What a file among the images that is none means: nothing is done with any of them, or it is left out and counted."""
 
+Part = Literal["train", "val", "test"]
+"""What an image is for."""
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 _SHOWN: TypeAdapter[str] = TypeAdapter(Shown)
@@ -32,6 +36,7 @@ _SHOWN: TypeAdapter[str] = TypeAdapter(Shown)
 class Images:
     """N image files. labels: int64 (N,), indices into classes; domains: one name per image.
 
+    clients, parts: whose each image is and what it is for, if the data set says so itself; else empty.
     skipped: files that were left out because they cannot be read. Their names stay where they are.
     """
 
@@ -39,6 +44,8 @@ class Images:
     labels: Indices
     domains: tuple[str, ...]
     classes: tuple[str, ...]
+    clients: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
     skipped: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
@@ -52,7 +59,41 @@ class Images:
             labels=self.labels[indices],
             domains=tuple(self.domains[i] for i in chosen),
             classes=self.classes,
+            clients=tuple(self.clients[i] for i in chosen) if self.clients else (),
+            parts=tuple(self.parts[i] for i in chosen) if self.parts else (),
         )
+
+
+class Row(NamedTuple):
+    """One image as a data set lists it. client, part: of all rows of a data set, or of none. at: where it is listed."""
+
+    domain: str
+    name: str
+    path: Path
+    client: str | None = None
+    part: Part | None = None
+    at: str = ""
+
+
+def gather(rows: Sequence[Row], skipped: Sequence[Path] = ()) -> Images:
+    """The arrays of at least one row, in its order; classes are the sorted names.
+
+    Raises DataError for classes that CLIP cannot tell apart.
+    """
+    classes = tuple(sorted({row.name for row in rows}))
+    if clash := alike(classes):
+        raise DataError("classes {!r} and {!r} differ in case or spaces only".format(*clash),
+                        hint="CLIP reads lower case and cannot tell them apart; rename one")  # fmt: skip
+    index = {name: i for i, name in enumerate(classes)}
+    return Images(
+        paths=tuple(row.path for row in rows),
+        labels=np.array([index[row.name] for row in rows], dtype=np.int64),
+        domains=tuple(row.domain for row in rows),
+        classes=classes,
+        clients=tuple(row.client for row in rows if row.client is not None),
+        parts=tuple(row.part for row in rows if row.part is not None),
+        skipped=tuple(skipped),
+    )
 
 
 def read_folder(root: Path, on_unreadable: OnUnreadable = "fail") -> Images:
@@ -63,38 +104,36 @@ def read_folder(root: Path, on_unreadable: OnUnreadable = "fail") -> Images:
     decoded, and left out if that fails. Raises DataError for a missing or empty folder, and names what lies at the
     wrong level or, unless it is skipped, is no image.
     """
-    listed = [(d.name, c.name, f) for d in _folders(root) for c in _folders(d) for f in _files(c)]
-    found = [(d, c, f) for d, c, f in listed if _is_image(f, on_unreadable)]
-    kept = {path for _, _, path in found}
+    listed = [Row(d.name, c.name, f) for d in _folders(root) for c in _folders(d) for f in _files(c)]
+    return gather(*readable(listed, root, on_unreadable))
+
+
+def readable(rows: Sequence[Row], where: Path, on_unreadable: OnUnreadable) -> tuple[list[Row], list[Path]]:
+    """The rows whose file is an image, and the files that were left out. where: what lists them.
+
+    Raises DataError if there is no image at all, or a file is none and none may be skipped.
+    """
+    found, skipped = [], []
+    for row in rows:
+        try:
+            _look(row.path, on_unreadable)
+            found.append(row)
+        except DataError as e:
+            if on_unreadable == "fail":
+                raise DataError(f"{row.at}{e.message}", hint=e.hint) from None
+            skipped.append(row.path)
     if not found:
-        raise DataError(f"{root}: none of {len(listed)} files can be read as an image")
-    classes = tuple(sorted({name for _, name, _ in found}))
-    if clash := alike(classes):
-        raise DataError("classes {!r} and {!r} differ in case or spaces only".format(*clash),
-                        hint="CLIP reads lower case and cannot tell them apart; rename a folder")  # fmt: skip
-    index = {name: i for i, name in enumerate(classes)}
-    return Images(
-        paths=tuple(path for _, _, path in found),
-        labels=np.array([index[name] for _, name, _ in found], dtype=np.int64),
-        domains=tuple(domain for domain, _, _ in found),
-        classes=classes,
-        skipped=tuple(path for _, _, path in listed if path not in kept),
-    )
+        raise DataError(f"{where}: none of {len(rows)} files can be read as an image")
+    return found, skipped
 
 
-def _is_image(path: Path, on_unreadable: OnUnreadable) -> bool:
-    try:
-        if path.suffix.lower() not in SUFFIXES:
-            raise DataError(f"cannot read {path}: no image (png, jpg, jpeg, webp, bmp)")
-        if on_unreadable == "fail":
-            pixels.peek(path)
-        else:
-            pixels.decode(path, pixels.read(path))
-    except DataError:
-        if on_unreadable == "fail":
-            raise
-        return False
-    return True
+def _look(path: Path, on_unreadable: OnUnreadable) -> None:
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"cannot read {path}: no image (png, jpg, jpeg, webp, bmp)")
+    if on_unreadable == "fail":
+        pixels.peek(path)
+    else:
+        pixels.decode(path, pixels.read(path))
 
 
 def _folders(parent: Path) -> list[Path]:

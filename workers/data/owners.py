@@ -14,7 +14,7 @@ from schemas.complaints import nearest
 from schemas.errors import DataError
 from schemas.experiment import Data
 from workers.data.images import Images, Indices
-from workers.data.split import Parts, only_test, stratified
+from workers.data.split import Parts, listed, only_test, stratified
 from workers.plugins import load
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -54,7 +54,8 @@ class Owners:
 def read_owners(data: Data, *, seed: int, cache: Path, site: str | None = None) -> Owners:
     """Read the data set, set held-out domains aside, give the rest to clients and split each.
 
-    Pool: clients are named by the partition, or `client-0` without one. Site: the site itself, or `<site>.<client>`;
+    What the data set itself says of clients or of the split is kept to. Pool: clients are named by the data set, by the
+    partition, or `client-0` without either. Site: the site itself, or `<site>.<client>`;
     its held-out owners are `<site>.<domain>`. cache: where a data set that is drawn keeps its files. Depends on the
     files and the seed only. Raises DataError, PluginError.
     """
@@ -78,6 +79,8 @@ def read_owners(data: Data, *, seed: int, cache: Path, site: str | None = None) 
 
 
 def _partition(choice: Choice | None, images: Images, seed: int) -> dict[str, Indices]:
+    if images.clients:
+        return _as_listed(choice, images)
     if choice is None:
         return {"": np.arange(len(images), dtype=np.int64)}
     generator = np.random.default_rng(derive(seed, "partition"))
@@ -85,7 +88,19 @@ def _partition(choice: Choice | None, images: Images, seed: int) -> dict[str, In
     return found
 
 
+def _as_listed(choice: Choice | None, images: Images) -> dict[str, Indices]:
+    if choice is not None:
+        raise DataError(
+            f"the data say whose each image is, so partition {choice.name} has nothing to give",
+            hint="leave out the partition, or what the data say of clients",
+        )
+    owners = np.array(images.clients)
+    return {name: np.flatnonzero(owners == name) for name in sorted(set(images.clients))}
+
+
 def _client(name: str, images: Images, seed: int) -> Owner:
+    if images.parts:
+        return Owner(name, images, listed(images.parts))
     return Owner(name, images, stratified(images.labels, np.random.default_rng(derive(seed, name, "split"))))
 
 
