@@ -1,5 +1,8 @@
 """What every backbone on disk promises, the bundled one for real, and what happens to bad weights."""
 
+import importlib.util
+import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from schemas.base import Choice
 from schemas.errors import ConfigError, PluginError
+from workers import device
 from workers.data.pixels import SLIMMEST
 from workers.models import _clip
 from workers.plugins import load, names
@@ -36,7 +40,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def choice(name: str, mini: Path) -> Choice:
     """A way to load a backbone without a download; one that needs no params is asked for by name alone."""
-    params = {"open_clip": {"model": "mini", "weights": str(mini)}}
+    params = {"open_clip": {"model": "mini", "weights": str(mini), "quick_gelu": False}}
     return Choice(name=name, params=params.get(name, {}))
 
 
@@ -149,15 +153,25 @@ def test_tiny_takes_no_params() -> None:
 
 
 def of_file(weights: Path, model: str = "mini") -> Any:
-    return load("workers.models", Choice(name="open_clip", params={"model": model, "weights": str(weights)}))
+    return open_clip_of(model=model, weights=str(weights), quick_gelu=False)
+
+
+def open_clip_of(**params: Any) -> Any:
+    return load("workers.models", Choice(name="open_clip", params=params))
 
 
 def refused(weights: Path, model: str = "mini") -> str:
     """The one line with which the weights are refused, whether encoding or the fingerprint finds out."""
+    said = why(of_file(weights, model))
+    assert "backbone.params.weights" in said
+    return said
+
+
+def why(backbone: Any) -> str:
+    """The one line with which a backbone refuses to encode."""
     with pytest.raises(ConfigError) as caught:
-        of_file(weights, model).encode_images(torch.zeros(1, 3, 32, 32))
+        backbone.encode_images(torch.zeros(1, 3, 32, 32))
     assert "\n" not in str(caught.value)
-    assert "backbone.params.weights" in str(caught.value)
     return str(caught.value)
 
 
@@ -182,9 +196,11 @@ def test_fingerprint_follows_weights_and_architecture(mini: Path, tmp_path: Path
     assert len(set(prints)) == 3
 
 
-def test_missing_weights_and_folders_are_refused(tmp_path: Path) -> None:
+def test_missing_weights_and_folders_are_refused(mini: Path, tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "none.safetensors")
-    assert "not a file" in refused(tmp_path)
+    assert "there is none" in why(open_clip_of(weights=str(tmp_path / "none")))
+    assert "a file needs `model`" in why(open_clip_of(weights=str(mini)))
+    assert "open_clip_config.json: No such file" in refused(tmp_path)
     (tmp_path / "empty.pt").touch()
     assert "(0)" in refused(tmp_path / "empty.pt")
 
@@ -244,10 +260,15 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("params", [{"model": "mini"}, {"model": "mini", "pretrained": "x", "weights": "y"}])
-def test_exactly_one_source_of_weights_is_needed(params: dict[str, str]) -> None:
+@pytest.mark.parametrize("params", [{}, {"model": "mini"}, {"model": "mini", "quick_gelu": True}])
+def test_a_source_of_weights_is_needed(params: dict[str, Any]) -> None:
     with pytest.raises(PluginError, match="either `pretrained`"):
-        load("workers.models", Choice(name="open_clip", params=params))
+        open_clip_of(**params)
+
+
+def test_a_tag_alone_is_of_no_model() -> None:
+    with pytest.raises(PluginError, match="give the `model`"):
+        open_clip_of(pretrained="openai")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +277,8 @@ def test_exactly_one_source_of_weights_is_needed(params: dict[str, str]) -> None
         ("ViT-B-33", "openai", "did you mean 'ViT-B-32"),
         ("ViT-B-32", "laion2b_s34b", "did you mean 'laion2b"),
         ("ViT-B-32", "openai", "use model: ViT-B-32-quickgelu"),
-        ("local-dir:/x", "openai", "no model"),
+        ("ViT-B-32-quickgelu", "laion2b_s34b_b79k", "no tag"),
+        ("ViT-B-16-quickgelu", "datacomp_xl_s13b_b90k", "no tag"),
     ],
 )
 def test_wrong_name_or_tag_is_answered_with_the_right_one(model: str, tag: str, says: str) -> None:
@@ -280,3 +302,224 @@ def test_bundled_weights_are_half_precision_and_finite() -> None:
     tensors = load_file(WEIGHTS / "tiny.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.float16, torch.int64}
     assert all(t.isfinite().all() for t in tensors.values())
+
+
+# --- a folder that says itself what it holds
+
+
+CONFIG = {
+    "model_cfg": json.loads(MINI),
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "resize_mode": "squash"},
+}
+
+
+def folder_of(mini: Path, folder: Path, config: object = CONFIG, weights: str = "open_clip_model.safetensors") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "open_clip_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    tensors = torch.load(mini, weights_only=True)
+    save_file(tensors, folder / weights) if weights.endswith("safetensors") else torch.save(tensors, folder / weights)
+    return folder
+
+
+def in_folder(folder: Path, **params: Any) -> Any:
+    return open_clip_of(weights=str(folder), **params)
+
+
+@pytest.mark.parametrize("weights", ["open_clip_model.safetensors", "mine.safetensors", "mine.bin", "mine.pth"])
+def test_a_folder_gives_the_features_of_its_file(mini: Path, tmp_path: Path, weights: str) -> None:
+    one, other = of_file(mini), in_folder(folder_of(mini, tmp_path / "f", weights=weights))
+    batch = images(one, 3)
+    assert torch.equal(one.encode_images(batch), other.encode_images(batch))
+    assert torch.equal(one.encode_texts(["a", "b c"]), other.encode_texts(["a", "b c"]))
+    assert (one.dim, one.scale) == (other.dim, other.scale)
+
+
+def test_open_clips_own_name_of_a_folder_is_understood(mini: Path, tmp_path: Path) -> None:
+    folder = folder_of(mini, tmp_path / "f")
+    assert open_clip_of(model=f"local-dir:{folder}").fingerprint == in_folder(folder).fingerprint
+    for wrong in ({"model": "local-dir:f"}, {"model": f"local-dir:{folder}", "weights": str(mini)}):
+        with pytest.raises(PluginError, match="weights: FOLDER"):
+            open_clip_of(**wrong)
+
+
+def test_images_are_prepared_as_the_folder_says_and_else_as_openais(mini: Path, tmp_path: Path) -> None:
+    # A wide image: white to the left, black to the right. `squash` keeps both, `shortest` crops to the middle.
+    image = Image.new("RGB", (200, 40))
+    image.paste((255, 255, 255), (0, 0, 20, 40))
+    own = in_folder(folder_of(mini, tmp_path / "own")).preprocess(image)
+    assert own.shape == (3, 32, 32)
+    assert float(own.max()) == pytest.approx((1 - 0.5) / 0.25, abs=0.05)
+    assert float(own.min()) == pytest.approx((0 - 0.5) / 0.25, abs=0.05)
+    plain = in_folder(folder_of(mini, tmp_path / "plain", {"model_cfg": json.loads(MINI)})).preprocess(image)
+    assert torch.equal(plain, of_file(mini).preprocess(image))
+    assert float(plain[0].max()) == pytest.approx((0 - 0.48145466) / 0.26862954, abs=1e-3)  # the white is cut off
+
+
+def test_the_fingerprint_follows_the_preprocessing_and_the_precision(mini: Path, tmp_path: Path) -> None:
+    folder = folder_of(mini, tmp_path / "a")
+    other = folder_of(mini, tmp_path / "b", CONFIG | {"preprocess_cfg": {"interpolation": "bilinear"}})
+    same = folder_of(mini, tmp_path / "c")
+    half = in_folder(folder, precision="bf16")
+    prints = [in_folder(folder).fingerprint, in_folder(other).fingerprint, half.fingerprint]
+    assert len(set(prints)) == 3
+    assert in_folder(same).fingerprint == prints[0]
+
+
+def test_towers_are_in_evaluation_mode(mini: Path, tmp_path: Path) -> None:
+    # In training mode half of the patches would be dropped, others each time.
+    vision = CONFIG["model_cfg"]["vision_cfg"] | {"patch_dropout": 0.5}
+    config = {"model_cfg": CONFIG["model_cfg"] | {"vision_cfg": vision}}
+    dropping, whole = in_folder(folder_of(mini, tmp_path / "f", config)), of_file(mini)
+    batch = images(whole, 3)
+    assert torch.equal(dropping.encode_images(batch), whole.encode_images(batch))
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("bf16", 1e-5, 0.03), ("fp16", 1e-6, 0.004)])
+def test_a_lower_precision_is_near_and_not_the_same(mini: Path, precision: str, least: float, most: float) -> None:
+    whole = of_file(mini)
+    lower = open_clip_of(model="mini", weights=str(mini), quick_gelu=False, precision=precision)
+    batch = images(whole, 5)
+    exact, near = whole.encode_images(batch), lower.encode_images(batch)
+    assert near.dtype == torch.float32
+    assert least < float((near - exact).norm() / exact.norm()) < most
+    assert lower.encode_texts(["a"]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("", "JSON"),
+        ('{"model_cfg"', "JSON"),
+        ("[" * 100_000, "JSON"),
+        (" " * (2**20 + 1), "more than"),
+        ({}, "model_cfg"),
+        ({"model_cfg": {"embed_dim": 8}}, "vision_cfg"),
+        (CONFIG | {"model_cfg": json.loads(MINI) | {"embed_dim": -8}}, "embed_dim"),
+        (CONFIG | {"preprocess_cfg": {"mean": [0.5, 0.5]}}, "mean"),
+        (CONFIG | {"preprocess_cfg": {"std": [0, 1, 1]}}, "std"),
+        (CONFIG | {"preprocess_cfg": {"resize_mode": "crop"}}, "resize_mode"),
+        (CONFIG | {"model_cfg": json.loads(MINI) | {"embed_dim": 9}}, "do not fit"),
+        (CONFIG | {"model_cfg": json.loads(MINI) | {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": True}}}},
+         "run code of its own"),
+    ],
+)  # fmt: skip
+def test_a_folder_with_a_wrong_config_is_refused(mini: Path, tmp_path: Path, config: object, says: str) -> None:
+    assert says in why(in_folder(folder_of(mini, tmp_path / "f", config)))
+
+
+def test_a_folder_with_no_weights_or_two_is_refused(mini: Path, tmp_path: Path) -> None:
+    folder = folder_of(mini, tmp_path / "f", weights="a.pth")
+    folder_of(mini, folder, weights="b.bin")
+    assert "(a.pth, b.bin)" in refused(folder)
+    (folder / "a.pth").unlink()
+    (folder / "b.bin").unlink()
+    assert "(none)" in refused(folder)
+
+
+def test_a_folder_whose_tokenizer_needs_a_library_that_is_not_there_says_so(mini: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("transformers"):
+        pytest.skip("transformers is there")
+    text = CONFIG["model_cfg"]["text_cfg"] | {"hf_tokenizer_name": "someone/something"}
+    folder = folder_of(mini, tmp_path / "f", {"model_cfg": CONFIG["model_cfg"] | {"text_cfg": text}})
+    before = in_folder(folder).fingerprint
+    with pytest.raises(ConfigError, match=r"no tokenizer for.*transformers"):
+        in_folder(folder).encode_texts(["x"])
+    (folder / "tokenizer.json").write_text("{}")
+    assert in_folder(folder).fingerprint != before
+
+
+def test_pickled_code_in_a_folder_is_not_run(mini: Path, tmp_path: Path) -> None:
+    folder = folder_of(mini, tmp_path / "f", weights="open_clip_pytorch_model.bin")
+    torch.save({"state_dict": Attack(tmp_path / "run")}, folder / "open_clip_pytorch_model.bin")
+    assert "do not fit" in why(in_folder(folder))
+    assert not (tmp_path / "run").exists()
+
+
+def test_torchscript_is_refused_because_it_holds_code(tmp_path: Path) -> None:
+    class Doubled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Doubled()), tmp_path / "ViT-B-32.pt")
+    assert "TorchScript, which holds code" in why(of_file(tmp_path / "ViT-B-32.pt"))
+
+
+# --- QuickGELU: the wrong activation gives wrong features, and no error of its own
+
+
+def quick(mini: Path) -> str:
+    """The name of the same architecture with the other activation."""
+    config = mini.with_name("mini-quickgelu.json")
+    if not config.exists():
+        config.write_text(json.dumps(json.loads(MINI) | {"quick_gelu": True}))
+        open_clip.add_model_config(config)
+    return config.stem
+
+
+def test_the_wrong_activation_would_show_in_features_alone(mini: Path) -> None:
+    wrong, right = open_clip_of(model=quick(mini), weights=str(mini), quick_gelu=True), of_file(mini)
+    batch = images(right, 2)
+    assert (wrong.encode_images(batch) - right.encode_images(batch)).abs().max() > 1e-4
+    assert wrong.fingerprint != right.fingerprint
+
+
+def test_a_file_of_which_nobody_says_the_activation_is_refused(mini: Path) -> None:
+    said = why(open_clip_of(model="mini", weights=str(mini)))
+    assert "quick_gelu: true" in said and "pretrained" in said
+
+
+def test_a_file_is_refused_for_an_architecture_of_the_other_activation(mini: Path) -> None:
+    said = why(open_clip_of(model="mini", weights=str(mini), quick_gelu=True))
+    assert "activation of mini" in said and f"use model: {quick(mini)}" in said
+    said = why(open_clip_of(model=quick(mini), weights=str(mini), quick_gelu=False))
+    assert f"activation of {quick(mini)}" in said and "use model: mini" in said
+
+
+def test_a_local_copy_of_a_tags_file_is_what_the_tag_says(mini: Path) -> None:
+    copy = {"weights": str(mini), "pretrained": "openai"}
+    assert "use model: ViT-B-32-quickgelu" in why(open_clip_of(model="ViT-B-32", **copy))
+    assert "activation" in why(open_clip_of(model="ViT-B-32-quickgelu", quick_gelu=False, **copy))
+    assert "do not fit ViT-B-32-quickgelu" in why(open_clip_of(model="ViT-B-32-quickgelu", **copy))
+
+
+def test_a_local_copy_is_prepared_for_as_its_tag_says(mini: Path) -> None:
+    prepared = open_clip_of(model="ViT-B-16-SigLIP", pretrained="webli", weights=str(mini)).checkpoint.preprocess
+    assert (prepared["resize_mode"], prepared["mean"], prepared["size"]) == ("squash", (0.5, 0.5, 0.5), 224)
+
+
+def test_a_folder_is_held_to_what_the_user_says_of_it(mini: Path, tmp_path: Path) -> None:
+    folder = folder_of(mini, tmp_path / "f")
+    assert in_folder(folder, quick_gelu=False).fingerprint == in_folder(folder).fingerprint
+    assert "activation" in why(in_folder(folder, quick_gelu=True))
+
+
+# --- where and how exactly
+
+
+def test_products_are_exact_while_encoding_and_the_setting_comes_back() -> None:
+    seen: list[object] = []
+
+    def tower(rows: torch.Tensor) -> torch.Tensor:
+        seen.extend([torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32])
+        return rows.flatten(1)[:, :2]
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        _clip.encode(tower, torch.zeros(3, 4), torch.device("cpu"), 2)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest", False]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, False, "cuda")],
+)
+def test_the_device_is_the_best_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert device.best().type == chosen

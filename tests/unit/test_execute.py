@@ -68,6 +68,18 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
+def test_a_task_of_another_backbone_is_refused_and_encodes_nothing(bench: Bench) -> None:
+    model = bench.model()
+    (kept,) = bench.root.rglob("features/*.sqlite")
+    before = kept.read_bytes()
+    bench.office.agree(CLASSES, ToyBackbone(ToyBackbone.Params(seed=1)).fingerprint)
+    for kind in ("init", "train", "evaluate"):
+        clients = ["flat-0"] if kind != "init" else []
+        failed = bench.fail(bench.office.task(kind, f"t-{kind}", clients, model=model))  # type: ignore[arg-type]
+        assert failed.code == "client" and "the backbone here is" in failed.message
+    assert list(bench.root.rglob("features/*")) == [kept] and kept.read_bytes() == before
+
+
 def test_description_counts_images_and_names_held_out_domains(bench: Bench) -> None:
     done = bench.do(bench.office.task("describe", "t"))
     said = Description.model_validate_json(bench.office.blobs.get(done.outputs["description"]))

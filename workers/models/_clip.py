@@ -6,6 +6,7 @@ caches or which plugin asks.
 
 import hashlib
 import os
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ from torch import nn
 
 from schemas.base import canonical
 from schemas.errors import ConfigError
+from workers import device as devices
 
 BATCH = 32
 """Images, or texts, a pass. Fixed, the last one padded: kernels are chosen by shape, and others round otherwise."""
@@ -31,6 +33,12 @@ LARGEST = 16 * 2**30
 """Most bytes of a weights file."""
 
 HINT = "give a local file: model.backbone.params.weights"
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+AT_ONCE = {"cuda": 2, "mps": 1}
+"""Passes under way on a GPU: one computes, one is fetched. On the CPU as many as torch has threads."""
 
 _ENCODING = Lock()
 """Held while the process's number of torch threads is changed."""
@@ -42,6 +50,7 @@ class Checkpoint:
 
     architecture: open_clip's model config. preprocess: arguments of open_clip's PreprocessCfg.
     config: the file of an architecture of our own, whose stem is the name, that open_clip must be told of.
+    precision: in which the towers compute; with fp32, without TF32, different machines agree to about 1e-3.
     """
 
     name: str
@@ -49,10 +58,11 @@ class Checkpoint:
     architecture: dict[str, Any]
     preprocess: dict[str, Any]
     config: Path | None = None
+    precision: Precision = "fp32"
 
 
 class Clip(ABC):
-    """A frozen CLIP in evaluation mode and float32, built at the first encoding.
+    """A frozen CLIP in evaluation mode, built at the first encoding.
 
     Raises ConfigError, from whatever needs them first, if the weights are missing or not of this architecture.
     """
@@ -70,12 +80,12 @@ class Clip(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex sha256 over the weights' bytes, the architecture and the preprocessing."""
-        with self.checkpoint.weights.open("rb") as f:
+        """Hex sha256 over the weights' bytes, the architecture, the preprocessing and a precision other than fp32."""
+        found = self.checkpoint
+        with found.weights.open("rb") as f:
             weights = hashlib.file_digest(f, "sha256").hexdigest()
-        return hashlib.sha256(
-            canonical([weights, self.checkpoint.architecture, self.checkpoint.preprocess])
-        ).hexdigest()
+        other = [] if found.precision == "fp32" else [found.precision]
+        return hashlib.sha256(canonical([weights, found.architecture, found.preprocess, *other])).hexdigest()
 
     @property
     def dim(self) -> int:
@@ -94,7 +104,8 @@ class Clip(ABC):
 
     def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
         """Features of preprocessed images: float32 (B, 3, H, W) -> float32 (B, D) on CPU, raw, not normalised."""
-        return encode(self._model.encode_image, batch, self._device, self.dim)
+        dtype = DTYPES[self.checkpoint.precision]
+        return encode(lambda rows: self._model.encode_image(rows.to(dtype)), batch, self._device, self.dim)
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Features of N texts: float32 (N, D) on CPU, raw, not normalised. What exceeds the context is cut."""
@@ -104,7 +115,7 @@ class Clip(ABC):
 
     @cached_property
     def _device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return devices.best()
 
     @cached_property
     def _model(self) -> Any:
@@ -117,7 +128,10 @@ class Clip(ABC):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return library(self.checkpoint.config).get_tokenizer(self.checkpoint.name)
+        try:
+            return library(self.checkpoint.config).get_tokenizer(self.checkpoint.name)
+        except Exception as e:  # of a library that is not there, or of the files of a tokenizer
+            raise ConfigError(f"no tokenizer for {self.checkpoint.name}: {one_line(e)}", hint=HINT) from e
 
 
 def inspect(weights: Path) -> None:
@@ -132,10 +146,23 @@ def inspect(weights: Path) -> None:
         if weights.suffix == ".safetensors":
             with safe_open(weights, framework="pt") as f:
                 f.keys()
+        elif _is_torchscript(weights):
+            raise ConfigError(f"weights {weights}: TorchScript, which holds code", hint="take them as safetensors")
     except OSError as e:
         raise ConfigError(f"weights {weights}: {e.strerror or e}", hint=HINT) from None
     except SafetensorError as e:
         raise ConfigError(f"weights {weights}: no safetensors file: {one_line(e)}", hint=HINT) from None
+
+
+def _is_torchscript(weights: Path) -> bool:
+    """OpenAI's own files are: an archive with a `code` folder."""
+    if not zipfile.is_zipfile(weights):
+        return False
+    try:
+        with zipfile.ZipFile(weights) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return False  # torch will say what is wrong with it
 
 
 def library(config: Path | None = None) -> Any:
@@ -148,12 +175,13 @@ def library(config: Path | None = None) -> Any:
 
 
 def build(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
-    """The model with its weights, float32, evaluation mode, nothing to train. Raises ConfigError."""
+    """The model with its weights, in evaluation mode, nothing to train. Raises ConfigError."""
+    folder = checkpoint.name.startswith("local-dir:")  # of which open_clip finds the weights itself
     try:
         model: nn.Module = library(checkpoint.config).create_model_from_pretrained(
             checkpoint.name,
-            pretrained=os.fspath(checkpoint.weights),
-            precision="fp32",
+            pretrained=None if folder else os.fspath(checkpoint.weights),
+            precision=checkpoint.precision,
             device=device,
             return_transform=False,
         )
@@ -173,12 +201,17 @@ def encode(
 
     def run(rows: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return tower(rows.to(device)).float().cpu()
+            return tower(_on(device, rows)).float().cpu()
 
     passes = [_padded(rows) for rows in torch.split(batch, BATCH)] if len(batch) else []
-    with _ENCODING, _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+    with _ENCODING, _one_thread_each() as threads, ThreadPoolExecutor(AT_ONCE.get(device.type, threads)) as pool:
         done = list(pool.map(run, passes))
     return torch.cat(done)[: len(batch)] if done else torch.zeros(0, dim)
+
+
+def _on(device: torch.device, rows: torch.Tensor) -> torch.Tensor:
+    # From pinned memory a GPU fetches a batch while it computes on the one before.
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
 
 
 def _padded(rows: torch.Tensor) -> torch.Tensor:
@@ -189,12 +222,15 @@ def _padded(rows: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
     # New threads take over the process's setting, so it must be 1 before the pool starts.
-    threads = torch.get_num_threads()
+    # TF32 keeps ten bits of a product's factors: with it, machines would not agree on what a feature is.
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield threads
     finally:
+        torch.set_float32_matmul_precision(products)
         torch.set_num_threads(threads)
 
 

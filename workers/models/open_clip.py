@@ -1,9 +1,9 @@
-"""Any CLIP of the open_clip library, from a published tag or from a local file.
+"""Any CLIP of the open_clip library, from a published tag, a local file or a local folder.
 
-Knows where weights come from. How they are read and used is `_clip`.
+Knows where weights come from, and which activation they were trained with. How they are read and used is `_clip`.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
@@ -12,58 +12,98 @@ from pydantic import model_validator
 
 from schemas.base import Frozen
 from schemas.errors import ConfigError
-from workers.models._clip import HINT, Checkpoint, Clip, library, one_line
+from workers.models import _folder
+from workers.models._clip import HINT, Checkpoint, Clip, Precision, library, one_line
+
+LOCAL = "local-dir:"
 
 
 class OpenClip(Clip):
-    """A CLIP by its open_clip name, with weights from a tag (downloaded once) or from a file of your own."""
+    """A CLIP by its open_clip name and tag (downloaded once), or from a file or folder of your own."""
 
     class Params(Frozen):
-        """model: open_clip's name, e.g. ViT-B-32. pretrained: a tag of it, e.g. laion2b_s34b_b79k; or instead
+        """model: open_clip's name, e.g. ViT-B-32. pretrained: a tag of it, e.g. laion2b_s34b_b79k, downloaded if no
 
-        weights: a local file, safetensors or a state dict without pickled code. It is preprocessed for as OpenAI's.
+        weights are named. weights: a local file, safetensors or a state dict without pickled code; or a folder with
+        open_clip_config.json (`local-dir:`), which says everything itself. A file is prepared for as its tag says, or
+        as OpenAI's. quick_gelu: whether a file without a tag was trained with QuickGELU (OpenAI's, MetaCLIP's and
+        some DFN's were). precision: in which the towers compute.
         """
 
-        model: str
+        model: str | None = None
         pretrained: str | None = None
         weights: Path | None = None
+        quick_gelu: bool | None = None
+        precision: Precision = "fp32"
 
         @model_validator(mode="after")
-        def _one_source(self) -> Self:
-            if (self.pretrained is None) == (self.weights is None):
-                raise ValueError("give either `pretrained` (a tag) or `weights` (a local file)")
+        def _some_source(self) -> Self:
+            local = (self.model or "").startswith(LOCAL)
+            if not local and self.pretrained is None and self.weights is None:
+                raise ValueError("give either `pretrained` (a tag) or `weights` (a local file or folder)")
+            if self.model is None and self.weights is None:
+                raise ValueError("give the `model` of which `pretrained` is a tag")
+            if local and (self.weights is not None or not Path(str(self.model).removeprefix(LOCAL)).is_absolute()):
+                raise ValueError("`local-dir:` needs an absolute path and nothing beside it; or say `weights: FOLDER`")
             return self
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def find(self) -> Checkpoint:
-        """The named architecture, and its weights, fetched if a tag needs it. Raises ConfigError."""
+        """The architecture and its weights, fetched if a tag needs it. Raises ConfigError."""
+        model, where = self.params.model or "", self.params.weights
+        folder = Path(model.removeprefix(LOCAL)) if model.startswith(LOCAL) else where
+        found = self._in(folder) if folder is not None and (where is None or folder.is_dir()) else self._named(where)
+        size = found.architecture["vision_cfg"].get("image_size", 224)
+        preprocess = asdict(library().transform.PreprocessCfg(**{**found.preprocess, "size": size}))
+        return replace(found, preprocess=preprocess, precision=self.params.precision)
+
+    def _in(self, folder: Path) -> Checkpoint:
+        found = _folder.find(folder)
+        if self.params.quick_gelu is not None:
+            _refuse_other_activation(str(folder), found.architecture, self.params.quick_gelu, "the folder")
+        return found
+
+    def _named(self, where: Path | None) -> Checkpoint:
+        """A named architecture, with the weights of a tag or of a file; its preprocessing is the tag's."""
+        if self.params.model is None:
+            missing = "" if where and where.exists() else "there is none; "
+            raise ConfigError(f"weights {where}: {missing}a file needs `model`, what open_clip calls it", hint=HINT)
         open_clip, name = library(), self.params.model
         _refuse_unknown("model", name, open_clip.list_models())
-        architecture = open_clip.get_model_config(name)
-        size = architecture["vision_cfg"]["image_size"]
-        if self.params.weights is not None:
-            return Checkpoint(name, self.params.weights, architecture, _preprocess(open_clip, size, {}))
-        published = _published(open_clip, name, str(self.params.pretrained), architecture)
-        weights = _download(open_clip, name, published)
-        return Checkpoint(name, weights, architecture, _preprocess(open_clip, size, published))
+        architecture: dict[str, Any] = open_clip.get_model_config(name)
+        published = _published(open_clip, name, self.params.pretrained) if self.params.pretrained else {}
+        for what, quick in self._trained_with(published, where).items():
+            _refuse_other_activation(name, architecture, quick, what)
+        preprocess = {k: v for k, v in published.items() if k in ("mean", "std", "interpolation", "resize_mode")}
+        return Checkpoint(name, where or _download(open_clip, name, published), architecture, preprocess)
+
+    def _trained_with(self, published: dict[str, Any], where: Path | None) -> dict[str, bool]:
+        """Whether with QuickGELU, as their tag and the user say. Raises ConfigError if neither does."""
+        said = {str(self.params.pretrained): bool(published.get("quick_gelu"))} if published else {}
+        if self.params.quick_gelu is not None:
+            said[str(where or "named")] = self.params.quick_gelu
+        if not said:
+            raise ConfigError(
+                f"weights {where}: a file does not say with which activation it was trained",
+                hint="add its tag (pretrained: ...), or quick_gelu: true (OpenAI's, MetaCLIP's) or false (most others)",
+            )
+        return said
 
 
-def _preprocess(open_clip: Any, size: int, published: dict[str, Any]) -> dict[str, Any]:
-    own = {k: published[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in published}
-    return asdict(open_clip.transform.PreprocessCfg(size=size, **own))
-
-
-def _published(open_clip: Any, name: str, tag: str, architecture: dict[str, Any]) -> dict[str, Any]:
-    """What open_clip knows of a tag. Raises ConfigError also if the tag's activation is not the model's."""
+def _published(open_clip: Any, name: str, tag: str) -> dict[str, Any]:
     _refuse_unknown(f"tag of {name}", tag, open_clip.list_pretrained_tags_by_model(name))
     published: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
-    if bool(published.get("quick_gelu")) != bool(architecture.get("quick_gelu")):
-        needed = f"{name}-quickgelu" if published.get("quick_gelu") else name.removesuffix("-quickgelu")
-        hint = f"use model: {needed}" if needed in open_clip.list_models() else ""
-        raise ConfigError(f"the weights {tag} do not go with the activation of {name}", hint=hint)
     return published
+
+
+def _refuse_other_activation(name: str, architecture: dict[str, Any], quick: bool, weights: str) -> None:
+    """The wrong activation gives wrong features and no error."""
+    if quick != bool(architecture.get("quick_gelu")):
+        needed = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
+        hint = f"use model: {needed}" if needed in library().list_models() else ""
+        raise ConfigError(f"the weights {weights} do not go with the activation of {name}", hint=hint)
 
 
 def _download(open_clip: Any, name: str, published: dict[str, Any]) -> Path:
