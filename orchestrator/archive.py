@@ -60,6 +60,13 @@ class Archive:
         opened = self._open(name, last) if last and not ended else None
         return _story(name, told, owner=owner, open=opened, versions=versions)
 
+    def events(self, name: str) -> list[Event]:
+        """All that is known of a run, as far as it is committed. Raises ConfigError if there is none of that name."""
+        if (FOLDER / name / "report.json").exists():
+            return _read_journal(FOLDER / name)
+        self._wanted(name)
+        return Commits(name, self.blobs).journal()
+
     def summary(self, name: str) -> Story:
         """The story without its rounds: quick, also for a run of many versions."""
         if (FOLDER / name / "report.json").exists():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -11,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from infra import settings
+from infra.files import write_whole
 from infra.runtime import connect
 from orchestrator import retold, view
 from orchestrator.archive import Archive
+from orchestrator.extras import needed
 from schemas.base import Name
 from schemas.errors import ConfigError, QuorateError
 from schemas.story import Round, Story
@@ -32,6 +35,19 @@ def show(name: str, *, version: int | None = None, as_json: bool) -> None:
         retold.tell(shown, Console())
     else:
         retold.one(shown, Console(), opened=shown == told.open)
+    _warn(archive)
+
+
+def write_page(name: str, path: Path) -> None:
+    """Write the story of a run as one HTML page. Raises ConfigError if there is none, or if a library is missing."""
+    needed("a page", "jinja2", "matplotlib")
+    from orchestrator import findings, page  # noqa: PLC0415
+
+    archive = Archive(settings.read())
+    events = archive.events(named(name))
+    text = page.render(findings.find(archive.story(name), events))
+    write_whole(path, text.encode(errors="replace"))
+    click.echo(f"wrote {path} ({view.size(path.stat().st_size)})", err=True)
     _warn(archive)
 
 

@@ -181,6 +181,8 @@ def test_without_a_command_there_is_help(quorate: Quorate) -> None:
         (["report", "nobody"], ["no run 'nobody'", "quorate runs"]),
         (["report", "../up"], ["'../up'", "name"]),
         (["run", "--resume", "../up"], ["'../up'", "name"]),
+        (["report", "nobody", "--html"], ["no run 'nobody'", "quorate runs"]),
+        (["report", "toy", "--json", "--html"], ["--html"]),
         (["cancel", "nobody"], ["no run 'nobody'"]),
         (["cancel", "../up"], ["'../up'", "name"]),
         (["worker"], ["--pool"]),
@@ -291,6 +293,11 @@ def test_a_run_leaves_a_folder_that_report_and_runs_show_again(quorate: Quorate,
     assert one == told.rounds[0] and set(one.counted) == {"flat-0", "noisy-0"}
     assert "asked (2): flat-0, noisy-0" in quorate("report", "toy", "--version", "1").out
     _mistake(quorate("report", "toy", "--version", "2"), "no version 2", "1 to 1")
+    page = quorate("report", "toy", "--html")
+    assert (page.code, page.out) == (0, "") and page.err.startswith("wrote toy.html")
+    assert "</html>" in (file.parent / "toy.html").read_text()
+    said_no = quorate("report", "toy", "--html", "absent/page.html")
+    assert said_no.code == 1 and said_no.err.count("\n") == 1 and "absent" in said_no.err
     again = quorate("run", str(file), "--name", "toy", "--json")
     assert (again.code, again.out) == (0, said.out)  # continues a run that has ended: nothing is done twice
     _mistake(quorate("run", str(file), "--name", "toy", "--set", "seed=1"), "another experiment", "--name")
