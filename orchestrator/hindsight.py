@@ -47,6 +47,12 @@ def groundless(decision: Decision, book: Book) -> str:
     evaluates = isinstance(decision, Asked) and any(task.kind != "train" for task in decision.tasks)
     if isinstance(decision, Asked | Closed | Retried) and not evaluates and decision.group not in book.rounds:
         return f"{decision.kind}: there is no group {decision.group[:80]!r}"
+    if isinstance(decision, Asked) and not evaluates and not book.asked_before(decision):
+        asked = {client for task in decision.tasks for client in task.clients}
+        if busy := sorted(asked - set(book.free(asked, decision.group))):  # two loops spoke in one stream
+            return f"asked: {busy[0]} is not free"
+        if len(asked) > book.slots():
+            return "asked: more than may be in flight"
     # A stream that was emptied tells the rest of a round only, which then goes on as one that nobody has closed.
     if isinstance(decision, Closed) and (gone := len(set(decision.counted) - set(book.accepted))):
         return f"closed: {gone} counted updates are gone"

@@ -195,6 +195,25 @@ def test_a_decision_about_updates_that_are_gone_is_ignored_and_the_run_goes_on(s
     assert last is not None and last.version == 2
 
 
+@pytest.mark.parametrize("free", [False, True])
+def test_what_another_loop_asked_and_may_not_is_ignored(*, free: bool) -> None:
+    """A loop that was frozen speaks once more before it hears that it has lost the run."""
+    stage = Stage(in_flight=2)
+    stage.loop("first").step()
+    (asked,) = (d for d in stage.decided("asked") if d.tasks[0].kind == "train")
+    busy = [task.clients[0] for task in asked.tasks]
+    client = next(c for c in ("ann", "bob", "cem") if (c not in busy) == free)
+    task = asked.tasks[0].model_copy(update={"task_id": "v0-ghost-9", "clients": (client,)})
+    ghost = asked.model_copy(update={"batch": asked.batch + 1, "tasks": (task,)})
+    stage.world.stream.arrive("decision", ghost.model_dump_json())
+    second = stage.loop("second")
+    second.replay()
+    said = "asked: more than may be in flight" if free else f"asked: {client} is not free"
+    assert [e.facts["reason"] for e in stage.told if e.event == "ignored"] == [said]
+    assert sorted(c for o in second.book.training() for c in o.clients) == sorted(busy)
+    stage.ends(second)
+
+
 @pytest.mark.parametrize("logged", [False, True])
 def test_a_failure_in_a_replay_is_followed_by_what_was_decided_then_or_by_a_new_attempt(
     stage: Stage, logged: bool
