@@ -3,7 +3,7 @@
 Knows every family of plugins. Touches neither stores nor data.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,19 +75,34 @@ def plan(experiment: Experiment) -> Plan:
 
 def compatible(made: Plan) -> str | None:
     """Why these parts would give a wrong result together, in one sentence, or None. A pure function of traits."""
-    e, traits = made.experiment, made.method.traits
-    if not traits.lossy and not made.codec.lossless:
-        return f"method {e.method.name} sends exact numbers, so codec {e.codec.name} would falsify them; use raw"
-    if not traits.lossy and made.transforms:
-        return f"method {e.method.name} sends exact numbers, so transforms would falsify them; use none"
-    if not traits.sums and getattr(made.aggregator, "needs_sums", True):
-        return f"updates of method {e.method.name} may not be added, as aggregator {e.aggregator.name} does"
-    discounts = e.rounds.max_staleness > 0 and e.rounds.staleness.name != "constant"
-    if discounts and not traits.discounted:
-        return f"updates of method {e.method.name} may not be discounted; use staleness: constant or max_staleness: 0"
-    if e.simulate is not None and e.simulate.time_scale == 0 and e.simulate.presence.name != "always":
-        return f"presence {e.simulate.presence.name} needs time to pass, and time_scale 0 lets none pass"
-    return None
+    return next((sentence for wrong, sentence in _objections(made) if wrong), None)
+
+
+def _objections(made: Plan) -> Iterator[tuple[bool, str]]:
+    e, traits, name = made.experiment, made.method.traits, made.experiment.method.name
+    exact = f"method {name} sends exact numbers, so"
+    yield not (traits.lossy or made.codec.lossless), f"{exact} codec {e.codec.name} would falsify them; use raw"
+    yield bool(made.transforms) and not traits.lossy, f"{exact} transforms would falsify them; use none"
+    yield (
+        not traits.sums and getattr(made.aggregator, "needs_sums", True),
+        f"updates of method {name} may not be added, as aggregator {e.aggregator.name} does",
+    )
+    yield (
+        e.rounds.max_staleness > 0 and e.rounds.staleness.name != "constant" and not traits.discounted,
+        f"updates of method {name} may not be discounted; use staleness: constant or max_staleness: 0",
+    )
+    yield (
+        traits.pools and e.sites is not None,
+        f"method {name} trains on everybody's images at once, which lie at the sites; it is for simulations only",
+    )
+    yield (
+        traits.pools and e.rounds.in_flight > 1,
+        f"with method {name} one client trains for all; use in_flight: 1, quorum: 1 and floor: 1",
+    )
+    yield (
+        e.simulate is not None and e.simulate.time_scale == 0 and e.simulate.presence.name != "always",
+        f"presence {(e.simulate or Simulate()).presence.name} needs time to pass, and time_scale 0 lets none pass",
+    )
 
 
 def in_time(experiment: Experiment, longest_s: float) -> None:

@@ -33,7 +33,7 @@ from workers.failure import failure, without_urls
 from workers.letters import opened
 from workers.method import Client, Examples, Method
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_state, write_update
-from workers.place import Place, Site, part
+from workers.place import Place, Site, part, together
 from workers.plugins import load
 from workers.private import PoolPrivate, Private, SitePrivate
 from workers.reach import Reach
@@ -134,19 +134,31 @@ class Worker:
         return Answer(outputs={"description": uploaded})
 
     def _train(self, job: "_Job", slot: ClientSlot) -> ClientResult:
-        owner = self._place.owners(job.setting.experiment).find(slot.client)
-        return self._trained(job, slot, owner, *self._place.examples(job.setting, owner))
+        seen = [(o.parts, *self._place.examples(job.setting, o)) for o in self._whose(job, slot)]
+        train = together([part(examples, parts.train) for parts, examples, _ in seen])
+        val = together([part(examples, parts.val) for parts, examples, _ in seen])
+        return self._trained(job, slot, train, val, sum(encodes for *_, encodes in seen))
+
+    def _whose(self, job: "_Job", slot: ClientSlot) -> list[Owner]:
+        """Whose images a client trains on: its own, but for a method that pools."""
+        owners = self._place.owners(job.setting.experiment)
+        own = owners.find(slot.client)
+        if not job.method.traits.pools:
+            return [own]
+        if self.site:
+            raise ConfigError(f"{type(job.method).__name__} trains on everybody's images at once, which no site has")
+        return list(owners.clients.values())
 
     @one_thread()  # beside other processes, two threads that wait for each other take ten times as long as one
-    def _trained(self, job: "_Job", slot: ClientSlot, owner: Owner, examples: Examples, encodes: int) -> ClientResult:
+    def _trained(self, job: "_Job", slot: ClientSlot, train: Examples, val: Examples, encodes: int) -> ClientResult:
         private, lost = self._private_of(job, slot)
         client = Client(
             name=slot.client,
             base=job.task.base,
             setting=job.setting,
             incoming=job.incoming,
-            train=part(examples, owner.parts.train),
-            val=part(examples, owner.parts.val),
+            train=train,
+            val=val,
             private=without_residual(private),
             group=job.task.group,
         )

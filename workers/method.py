@@ -25,13 +25,15 @@ class Traits:
     """What may be done with a method's updates; `orchestrator.plan.compatible` refuses the rest.
 
     sums: updates may be added. lossy: they may be compressed, clipped, noised. discounted: they may be weighted by
-    staleness. trains: false for a method that only evaluates (the run then stays at version 0).
+    staleness. trains: false for a method that only evaluates (the run then stays at version 0). pools: a client trains
+    on the images of all clients, which only a simulation can give it.
     """
 
     sums: bool = True
     lossy: bool = True
     discounted: bool = True
     trains: bool = True
+    pools: bool = False
 
 
 @dataclass(frozen=True)

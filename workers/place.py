@@ -4,7 +4,7 @@ Everything is kept for the life of the process, so CLIP is loaded once and an im
 and no methods. At a site the data are the site's own, whatever an experiment says.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -134,6 +134,14 @@ def part(examples: Examples, indices: Indices) -> Examples:
     """These examples only."""
     chosen = torch.from_numpy(indices)
     return Examples(examples.x[chosen], examples.y[chosen])
+
+
+@one_thread()
+def together(parts: Sequence[Examples]) -> Examples:
+    """The examples of one or more parts, in this order."""
+    if len(parts) == 1:
+        return parts[0]
+    return Examples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
 
 
 def _labels(owner: Owner, setting: Setting) -> torch.Tensor:

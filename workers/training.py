@@ -22,6 +22,8 @@ from workers.optimiser import Adam
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """logits (B, K) float32 and labels (B,) int64 -> scalar."""
+Penalty = Callable[[nn.Module], torch.Tensor]
+"""What a model costs by itself, beside its loss on a batch: the model in training -> scalar."""
 
 
 class Recipe(Frozen):
@@ -74,13 +76,14 @@ def contrastive(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy, "contrastive": contrastive}
 
 
-def local_update(client: Client, module: nn.Module, recipe: Recipe) -> Update:
+def local_update(client: Client, module: nn.Module, recipe: Recipe, penalty: Penalty | None = None) -> Update:
     """The client half of federated averaging: train a copy of the module, send what changed.
 
+    penalty: added to the loss of every batch.
     metrics: `loss` of the last epoch, and `validation`, the accuracy of the incoming model.
     """
     trained = copy.deepcopy(module)
-    loss = fit(trained, client.train, recipe, client.generator("batches"))
+    loss = fit(trained, client.train, recipe, client.generator("batches"), penalty)
     before, after = module.state_dict(), trained.state_dict()
     metrics = {"loss": loss, "validation": accuracy(module, client.val)}
     return Update(
@@ -90,7 +93,13 @@ def local_update(client: Client, module: nn.Module, recipe: Recipe) -> Update:
     )
 
 
-def fit(module: nn.Module, examples: Examples, recipe: Recipe, generator: torch.Generator) -> float:
+def fit(
+    module: nn.Module,
+    examples: Examples,
+    recipe: Recipe,
+    generator: torch.Generator,
+    penalty: Penalty | None = None,
+) -> float:
     """Train in place; the mean loss per batch of the last epoch, nan if there was no batch."""
     optimiser, loss_of = recipe.optimise(module), LOSSES[recipe.loss]
     losses: list[float] = []
@@ -101,6 +110,7 @@ def fit(module: nn.Module, examples: Examples, recipe: Recipe, generator: torch.
             for chosen in batches(len(examples), recipe, generator):
                 optimiser.zero_grad()
                 loss = loss_of(module(examples.x[chosen]), examples.y[chosen])
+                loss = loss if penalty is None else loss + penalty(module)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 losses.append(float(loss.detach()))

@@ -58,7 +58,7 @@ def test_what_travels_is_trainable_float32_and_never_the_class_texts(name: str, 
     assert all(t.dtype == torch.float32 for t in module.state_dict().values())
 
 
-@pytest.mark.parametrize("method_name", ["fedavg"])
+@pytest.mark.parametrize("method_name", ["fedavg", "fedprox", "centralised"])
 def test_a_round_over_it_lowers_the_loss(method_name: str, name: str, of: Setting) -> None:
     params = {"adapter": name, "epochs": 5, "lr": 0.01}
     method: Method = load("workers.methods", Choice(name=method_name, params=params))

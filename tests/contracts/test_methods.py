@@ -11,6 +11,7 @@ from schemas.errors import PluginError
 from schemas.messages import ALL
 from tests.toys import client, experiment, setting
 from workers.method import Method, State, Update
+from workers.pipeline import without_residual
 from workers.plugins import about, load, names
 from workers.readout import Cosine
 from workers.setting import Setting
@@ -90,7 +91,7 @@ def test_three_clients_train_for_two_versions(method: Method, of: Setting) -> No
             assert update.weight > 0
             assert all(bool(t.isfinite().all()) for t in update.tensors.values())
             assert all(math.isfinite(v) for v in update.metrics.values())
-            assert method.traits.trains == any(bool(t.any()) for t in update.tensors.values())
+            assert method.traits.trains == any(bool(t.any()) for t in (update.tensors | update.private).values())
 
 
 def test_an_update_fits_the_model_it_was_trained_from(method: Method, of: Setting) -> None:
@@ -108,7 +109,8 @@ def test_the_same_client_at_the_same_base_gives_the_same_bytes(choice: Choice, o
         if private_state_first:  # other work before, and other global random numbers, leave no trace
             torch.rand(7)
             method.train(client(of, "z", incoming))
-        return fingerprint(method.train(client(of, "a", incoming, base=5)).tensors)
+        update = method.train(client(of, "a", incoming, base=5))
+        return fingerprint(update.tensors | update.private)
 
     assert bytes_of(False) == bytes_of(True)
 
@@ -118,6 +120,11 @@ def test_training_leaves_the_incoming_model_alone(method: Method, of: Setting) -
     before = fingerprint(incoming)
     method.train(client(of, "a", incoming))
     assert fingerprint(incoming) == before
+
+
+def test_private_state_keeps_off_the_names_of_error_feedback(method: Method, of: Setting) -> None:
+    update = method.train(client(of, "a", method.init(of).tensors[ALL]))
+    assert without_residual(update.private) == update.private
 
 
 def test_the_state_survives_saving(method: Method, of: Setting) -> None:

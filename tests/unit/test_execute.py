@@ -118,6 +118,14 @@ def test_train_uploads_a_labelled_update(bench: Bench) -> None:
     assert any(bool(t.any()) for t in tensors.values())
 
 
+def test_a_site_never_trains_on_everybodys_images_at_once(tmp_path: Path) -> None:
+    data = Data(params={"root": str(paint(tmp_path / "images"))}, partition=Choice(name="by_domain"))
+    site = Site("north", SiteData(data=data, private=tmp_path / "private", plugins=("tests.toys:ToyBackbone",)))
+    bench = Bench(tmp_path, site=site, method={"name": "centralised"})
+    failed = bench.fail(bench.office.task("train", "t", ["north.flat-0"], model=bench.model()))
+    assert failed.code == "client" and "everybody's images at once" in failed.message
+
+
 def test_evaluation_at_version_0_reports_zero_shot_too(bench: Bench) -> None:
     model = bench.model()
     first = bench.do(bench.office.task("evaluate", "a", ["flat-0", "striped"], model=model)).results

@@ -55,6 +55,15 @@ class Undiscounted(Exact):
         """No parameters."""
 
 
+class Pooled(Exact):
+    """A method that trains on the images of all clients."""
+
+    traits = Traits(pools=True)
+
+    class Params(Frozen):
+        """No parameters."""
+
+
 class Untrained(Exact):
     """A method that only evaluates."""
 
@@ -398,6 +407,7 @@ def _plan(write: Any, method: str, *overrides: str) -> Plan:
         ("Exact", f"transforms=[{{name: '{HERE}:Nothing'}}]", "transforms would falsify them; use none"),
         ("Unsummable", "aggregator.name=mean", "may not be added, as aggregator mean does"),
         ("Undiscounted", "rounds.max_staleness=1", "may not be discounted; use staleness: constant"),
+        ("Pooled", "seed=0", "one client trains for all; use in_flight: 1, quorum: 1 and floor: 1"),
     ],
 )
 def test_parts_that_would_give_a_wrong_result_are_refused(write: Any, method: str, override: str, says: str) -> None:
@@ -414,10 +424,17 @@ def test_parts_that_would_give_a_wrong_result_are_refused(write: Any, method: st
         ("Unsummable", f"aggregator.name={HERE}:Keep"),
         ("Undiscounted", "rounds.max_staleness=0"),
         ("Undiscounted", "rounds.staleness=constant"),
+        ("Pooled", "rounds={in_flight: 1, quorum: 1, floor: 1}"),
     ],
 )
 def test_the_way_out_that_is_named_is_one(write: Any, method: str, override: str) -> None:
     assert compatible(_plan(write, method, override)) is None
+
+
+def test_a_method_that_pools_is_refused_where_the_images_lie_at_sites(write: Any) -> None:
+    alone = "rounds={in_flight: 1, quorum: 1, floor: 1}"
+    with pytest.raises(ConfigError, match="which lie at the sites; it is for simulations only"):
+        _plan(write, "Pooled", alone, "data=null", "sites=[north, south]")
 
 
 def test_an_honest_method_goes_with_everything(write: Any) -> None:
