@@ -36,6 +36,7 @@ def quorate() -> None:
 @click.option("--resume", metavar="RUN", help="Take a run over from its last commit, as soon as its lease is free.")
 @click.option("--standby", is_flag=True, help="With --resume: wait for that as long as it takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout and nothing else.")
+@click.option("--seeds", metavar="SEEDS", help="A run for each, NAME-s0 ...: 0..4, or 0,3,7; said again it goes on.")
 @SET
 def run(  # noqa: PLR0917 (click names each)
     experiment: Path | None,
@@ -43,15 +44,21 @@ def run(  # noqa: PLR0917 (click names each)
     resume: str | None,
     standby: bool,
     as_json: bool,
+    seeds: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Run an EXPERIMENT to its end; the result is in runs/NAME."""
     from orchestrator import command  # noqa: PLC0415
+    from orchestrator import seeds as many  # noqa: PLC0415
 
     if (experiment is None) == (resume is None):
         raise ConfigError("give an experiment file, or --resume RUN")
     if standby and resume is None:
         raise ConfigError("--standby goes with --resume RUN")
+    if seeds is not None:
+        if experiment is None:
+            raise ConfigError("--seeds goes with an experiment file")
+        sys.exit(many.run(experiment, seeds, name=name, as_json=as_json, overrides=overrides))
     sys.exit(command.run(experiment, name=name, resume=resume, as_json=as_json, overrides=overrides, standby=standby))
 
 
@@ -101,6 +108,16 @@ def runs(as_json: bool) -> None:
     from orchestrator import shelf  # noqa: PLC0415
 
     shelf.list_runs(as_json=as_json)
+
+
+@quorate.command()
+@click.argument("names", metavar="RUN...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def compare(names: tuple[str, ...], as_json: bool) -> None:
+    """Put runs side by side; those that differ in their seed alone together, with 95 % intervals."""
+    from orchestrator import shelf  # noqa: PLC0415
+
+    shelf.compare(names, as_json=as_json)
 
 
 @quorate.command()

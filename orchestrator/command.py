@@ -24,6 +24,7 @@ from orchestrator.shelf import named
 from schemas.errors import BlobError, ConfigError, StoreError
 from schemas.experiment import Experiment
 from schemas.log import Event
+from schemas.report import Report
 
 if TYPE_CHECKING:
     from workers.data.owners import Owners
@@ -42,6 +43,28 @@ def run(
     standby: bool = False,
 ) -> int:
     """Run, show, keep; the exit code. standby: wait for the lease of the run to resume as long as it takes."""
+    done = carry_out(path, name=name, resume=resume, quiet=as_json, overrides=overrides, standby=standby)
+    if done is None:
+        return 130
+    report, folder = done
+    if as_json:
+        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+    else:
+        view.show(report, Console())
+        click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    return 0 if report.status == "finished" else 1
+
+
+def carry_out(
+    path: Path | None,
+    *,
+    name: str | None,
+    resume: str | None,
+    quiet: bool,
+    overrides: tuple[str, ...],
+    standby: bool = False,
+) -> tuple[Report, Path] | None:
+    """Run and keep; the report and where it lies, or None if it was interrupted, which is said then."""
     environment = settings.read()
     logs.setup("error")  # what a worker in this process warns of is in the journal
     runtime = connect(environment, _here(environment))
@@ -49,7 +72,7 @@ def run(
     made = _planned(experiment, environment)
     if environment.bus.startswith("local:"):
         _owners(experiment, environment)
-    console = Console(stderr=True, quiet=as_json)
+    console = Console(stderr=True, quiet=quiet)
     try:
         with (
             Interrupts() as interrupts,
@@ -62,14 +85,8 @@ def run(
                 outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=environment.patience_s)
     except KeyboardInterrupt:
         click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
-        return 130
-    folder = results.keep(outcome, experiment)
-    if as_json:
-        sys.stdout.write(outcome.report.model_dump_json(indent=2) + "\n")
-    else:
-        view.show(outcome.report, Console())
-        click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    return 0 if outcome.report.status == "finished" else 1
+        return None
+    return outcome.report, results.keep(outcome, experiment)
 
 
 def _meant(runtime: Runtime, path: Path | None, name: str | None, overrides: tuple[str, ...]) -> tuple[Experiment, str]:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from orchestrator.families import FAMILIES
+from schemas.comparison import Comparison
 from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.report import Report
@@ -174,6 +175,12 @@ def test_without_a_command_there_is_help(quorate: Quorate) -> None:
         (["run"], ["experiment file", "--resume"]),
         (["run", "a.yaml", "--resume", "b"], ["experiment file"]),
         (["run", "--bogus"], ["--bogus"]),
+        (["run", "--seeds", "0..4", "--resume", "b"], ["--seeds"]),
+        (["run", "absent.yaml", "--seeds", "0..4"], ["cannot read absent.yaml"]),
+        (["run", "absent.yaml", "--seeds", "4..0"], ["--seeds '4..0'"]),
+        (["compare"], ["RUN"]),
+        (["compare", "nobody"], ["no run 'nobody'"]),
+        (["compare", "../up"], ["'../up'", "name"]),
         (["run", "absent.yaml"], ["cannot read absent.yaml", "No such file"]),
         (["check", "absent.yaml"], ["cannot read absent.yaml"]),
         (["check"], ["EXPERIMENT"]),
@@ -330,3 +337,46 @@ def test_a_result_that_cannot_be_kept_is_said_without_a_traceback(quorate: Quora
     said = quorate("run", str(file), "--name", "toy", "--json", "--set", "method.name=zero_shot")
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith("quorate: runs") and said.err.count("\n") == 1
+
+
+# --- a run per seed
+
+
+def test_seeds_run_once_each_and_end_in_a_table_with_intervals(quorate: Quorate, file: Path) -> None:
+    first = quorate("run", str(file), "--seeds", "0,2", "--json")
+    assert (first.code, first.err) == (0, ""), first.err
+    found = Comparison.model_validate_json(first.out)
+    assert [(r.run, r.seed, r.status) for r in found.runs] == [("toy-s0", 0, "finished"), ("toy-s2", 2, "finished")]
+    kept = {p: p.stat().st_mtime_ns for p in (file.parent / "runs").glob("*/*")}
+    again = quorate("run", str(file), "--seeds", "0..2")
+    assert again.code == 0, again.err
+    begun = [line.split()[1] for line in again.err.splitlines() if line.startswith("run ")]
+    assert begun == ["toy-s1:"], "those that are done are not done again"
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    (line,) = [line.split() for line in again.out.splitlines() if line.startswith("a ")]
+    assert line[1] == "3" and line.count("±") == 3
+    beside = quorate("compare", "toy-s0", "toy-s1", "toy-s2")
+    assert (beside.code, beside.out) == (0, again.out)
+
+
+def test_of_seeds_one_that_goes_wrong_leaves_the_others(quorate: Quorate, file: Path) -> None:
+    (file.parent / "runs" / "other-s1").mkdir(parents=True)  # in its way, and no result
+    said = quorate("run", str(file), "--seeds", "0..2", "--name", "other", "--set", "method.name=zero_shot", "--json")
+    assert said.code == 1
+    (line,) = said.err.splitlines()
+    assert line.startswith("quorate: other-s1: ")
+    assert [r.run for r in Comparison.model_validate_json(said.out).runs] == ["other-s0", "other-s2"]
+
+
+def test_seeds_of_a_run_that_fails_end_with_1_and_no_interval(quorate: Quorate, file: Path) -> None:
+    said = quorate("run", str(file), "--seeds", "0,1", "--set", "simulate={dropout: 0.999}", "--json")
+    assert said.code == 1 and [line.partition(":")[0] for line in said.err.splitlines()] == ["quorate", "quorate"]
+    found = Comparison.model_validate_json(said.out)
+    assert [r.status for r in found.runs] == ["failed", "failed"] and found.groups[0].estimates == {}
+    assert quorate("compare", "toy-s0", "toy-s1").code == 0
+
+
+def test_seeds_do_not_mix_with_what_another_experiment_left(quorate: Quorate, file: Path) -> None:
+    assert quorate("run", str(file), "--seeds", "0", "--set", "method.name=zero_shot").code == 0
+    _mistake(quorate("run", str(file), "--seeds", "0..1"), "runs/toy-s0 is of another experiment", "--name")
+    assert not (file.parent / "runs" / "toy-s1").exists(), "nothing has run"
