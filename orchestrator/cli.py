@@ -141,7 +141,18 @@ def cancel(name: str) -> None:
 
 @quorate.group()
 def data() -> None:
-    """Make data to try things with."""
+    """Look at data, or make some to try things with."""
+
+
+@data.command("plot")
+@click.argument("experiment", type=FILE)
+@click.option("--out", type=FILE, metavar="FILE.png", help="The picture (png, svg, pdf); else NAME-data.png here.")
+@SET
+def plot(experiment: Path, out: Path | None, overrides: tuple[str, ...]) -> None:
+    """Draw how many images of which class each client of EXPERIMENT has."""
+    from orchestrator import command  # noqa: PLC0415
+
+    command.plot(experiment, out, overrides)
 
 
 @data.command()
