@@ -48,8 +48,8 @@ chaos: $(READY) ## Kill, freeze and cut off parts of a running stack for MINUTES
 soak: $(READY) ## Empty rounds for MINUTES (30): memory, keys and objects must stay flat
 	$(BIN)/python -m scripts.soak --minutes $(or $(MINUTES),30)
 
-screenshots: $(READY) ## Take docs/images/flower.png again, from a real run
-	QUORATE_SCREENSHOTS=1 $(BIN)/pytest -m stack tests/stack/test_flower.py
+screenshots: $(READY) ## Take docs/images/flower.png and report.png again, from real runs
+	QUORATE_SCREENSHOTS=1 $(BIN)/pytest -m stack tests/stack/test_flower.py tests/stack/test_page.py
 
 env: .env ## Write .env with random passwords for compose.yaml, if there is none
 

@@ -23,12 +23,6 @@ LONGEST = 2000
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="PATH=YAML", help="Replace a value, e.g. rounds.versions=5."
 )
-WEIGHTS = click.option(
-    "--weights", type=FILE, help="Where the weights of the backbone lie, if not where the run had them."
-)
-PLUGIN = click.option(
-    "--plugin", "plugins", multiple=True, metavar="PACKAGE.MODULE:CLASS", help="Load this one, which is not Quorate's."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +36,7 @@ def quorate() -> None:
 @click.option("--resume", metavar="RUN", help="Take a run over from its last commit, as soon as its lease is free.")
 @click.option("--standby", is_flag=True, help="With --resume: wait for that as long as it takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json on stdout and nothing else.")
+@click.option("--seeds", metavar="SEEDS", help="A run for each, NAME-s0 ...: 0..4, or 0,3,7; said again it goes on.")
 @SET
 def run(  # noqa: PLR0917 (click names each)
     experiment: Path | None,
@@ -49,15 +44,21 @@ def run(  # noqa: PLR0917 (click names each)
     resume: str | None,
     standby: bool,
     as_json: bool,
+    seeds: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Run an EXPERIMENT to its end; the result is in runs/NAME."""
     from orchestrator import command  # noqa: PLC0415
+    from orchestrator import seeds as many  # noqa: PLC0415
 
     if (experiment is None) == (resume is None):
         raise ConfigError("give an experiment file, or --resume RUN")
     if standby and resume is None:
         raise ConfigError("--standby goes with --resume RUN")
+    if seeds is not None:
+        if experiment is None:
+            raise ConfigError("--seeds goes with an experiment file")
+        sys.exit(many.run(experiment, seeds, name=name, as_json=as_json, overrides=overrides))
     sys.exit(command.run(experiment, name=name, resume=resume, as_json=as_json, overrides=overrides, standby=standby))
 
 
@@ -110,32 +111,13 @@ def runs(as_json: bool) -> None:
 
 
 @quorate.command()
-@click.argument("adapter", type=FILE)
-@click.argument("images", type=FILE, nargs=-1, required=True)
-@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Classes per image.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@WEIGHTS
-@PLUGIN
-def predict(  # noqa: PLR0917 (click names each)
-    adapter: Path, images: tuple[Path, ...], top: int, as_json: bool, weights: Path | None, plugins: tuple[str, ...]
-) -> None:
-    """Say which classes an ADAPTER (a file, or a run) sees in IMAGES (files, or folders of them)."""
-    from orchestrator import predict as predictions  # noqa: PLC0415
+@click.argument("names", metavar="RUN...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def compare(names: tuple[str, ...], as_json: bool) -> None:
+    """Put runs side by side; those that differ in their seed alone together, with 95 % intervals."""
+    from orchestrator import shelf  # noqa: PLC0415
 
-    code = predictions.show(adapter, images, top=top, as_json=as_json, weights=weights, plugins=plugins)
-    sys.exit(code)
-
-
-@quorate.command()
-@click.argument("run")
-@click.option("--to", required=True, type=FILE, metavar="DIR", help="The new folder.")
-@WEIGHTS
-@PLUGIN
-def export(run: str, to: Path, weights: Path | None, plugins: tuple[str, ...]) -> None:
-    """Write the result of RUN into a folder that open_clip alone can use, with a model card."""
-    from orchestrator import export as exports  # noqa: PLC0415
-
-    exports.export(run, to, weights=weights, plugins=plugins)
+    shelf.compare(names, as_json=as_json)
 
 
 @quorate.command()
@@ -159,7 +141,18 @@ def cancel(name: str) -> None:
 
 @quorate.group()
 def data() -> None:
-    """Make data to try things with."""
+    """Look at data, or make some to try things with."""
+
+
+@data.command("plot")
+@click.argument("experiment", type=FILE)
+@click.option("--out", type=FILE, metavar="FILE.png", help="The picture (png, svg, pdf); else NAME-data.png here.")
+@SET
+def plot(experiment: Path, out: Path | None, overrides: tuple[str, ...]) -> None:
+    """Draw how many images of which class each client of EXPERIMENT has."""
+    from orchestrator import command  # noqa: PLC0415
+
+    command.plot(experiment, out, overrides)
 
 
 @data.command()

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from infra import logs, settings
 from infra.bus import LONGEST_S
+from infra.files import write_whole
 from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
 from orchestrator import results, view
@@ -24,9 +25,13 @@ from orchestrator.shelf import named
 from schemas.errors import BlobError, ConfigError, StoreError
 from schemas.experiment import Experiment
 from schemas.log import Event
+from schemas.report import Report
 
 if TYPE_CHECKING:
     from workers.data.owners import Owners
+
+PICTURES = (".png", ".svg", ".pdf")
+"""What a picture is written as."""
 
 RESUME_WAIT_S = 60.0
 """How long `--resume` waits for another loop's lease."""
@@ -42,6 +47,28 @@ def run(
     standby: bool = False,
 ) -> int:
     """Run, show, keep; the exit code. standby: wait for the lease of the run to resume as long as it takes."""
+    done = carry_out(path, name=name, resume=resume, quiet=as_json, overrides=overrides, standby=standby)
+    if done is None:
+        return 130
+    report, folder = done
+    if as_json:
+        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+    else:
+        view.show(report, Console())
+        click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    return 0 if report.status == "finished" else 1
+
+
+def carry_out(
+    path: Path | None,
+    *,
+    name: str | None,
+    resume: str | None,
+    quiet: bool,
+    overrides: tuple[str, ...],
+    standby: bool = False,
+) -> tuple[Report, Path] | None:
+    """Run and keep; the report and where it lies, or None if it was interrupted, which is said then."""
     environment = settings.read()
     logs.setup("error")  # what a worker in this process warns of is in the journal
     runtime = connect(environment, _here(environment))
@@ -49,7 +76,7 @@ def run(
     made = _planned(experiment, environment)
     if environment.bus.startswith("local:"):
         _owners(experiment, environment)
-    console = Console(stderr=True, quiet=as_json)
+    console = Console(stderr=True, quiet=quiet)
     try:
         with (
             Interrupts() as interrupts,
@@ -62,14 +89,8 @@ def run(
                 outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=environment.patience_s)
     except KeyboardInterrupt:
         click.echo(f"quorate: interrupted; go on with: quorate run --resume {name}", err=True)
-        return 130
-    folder = results.keep(outcome, experiment)
-    if as_json:
-        sys.stdout.write(outcome.report.model_dump_json(indent=2) + "\n")
-    else:
-        view.show(outcome.report, Console())
-        click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    return 0 if outcome.report.status == "finished" else 1
+        return None
+    return outcome.report, results.keep(outcome, experiment)
 
 
 def _meant(runtime: Runtime, path: Path | None, name: str | None, overrides: tuple[str, ...]) -> tuple[Experiment, str]:
@@ -124,6 +145,22 @@ def draw(out: Path, per_class: int, seed: int) -> None:
     click.echo(f"wrote {count} images to {out}", err=True)
 
 
+def plot(path: Path, out: Path | None, overrides: tuple[str, ...]) -> None:
+    """Draw who has how much of what. Raises ConfigError, DataError."""
+    experiment = read_experiment(path, overrides)
+    out = out or Path(f"{experiment.name}-data.png")
+    if out.suffix.lower() not in PICTURES or not out.absolute().parent.is_dir():
+        raise ConfigError(f"cannot write a picture to {out}", hint=f"a file of a folder, {', '.join(PICTURES)}")
+    try:
+        from orchestrator import skew  # noqa: PLC0415
+    except ImportError as e:
+        raise ConfigError(f"a picture needs matplotlib: {e}", hint="pip install 'quorate[report]'") from None
+    plan(experiment)
+    owners = _read(experiment, settings.read())
+    write_whole(out, skew.picture(owners, experiment.name, out.suffix.lower().removeprefix(".")))
+    click.echo(f"wrote {out}: {len(owners.clients)} clients, {len(owners.classes)} classes", err=True)
+
+
 def _look_at_data(experiment: Experiment, environment: Settings) -> None:
     from workers.data import pixels  # noqa: PLC0415
 
@@ -140,17 +177,23 @@ def _look_at_data(experiment: Experiment, environment: Settings) -> None:
 
 
 def _owners(experiment: Experiment, environment: Settings) -> "Owners":
-    """Who owns what, if the work is to be done here. Raises ConfigError, DataError."""
-    from workers.data.owners import read_owners  # noqa: PLC0415
-
+    """Who owns what, if the work is to be done here and can be. Raises ConfigError, DataError."""
     if experiment.data is None:
         raise ConfigError("this experiment needs the workers of its sites", hint="set QUORATE_BUS to a Redis URL")
     for name, path in files_of(experiment).items():
         if not path.exists():
             raise ConfigError(f"{name}: there is no {path}")
-    owners = read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
+    owners = _read(experiment, environment)
     _fit(experiment, owners)
     return owners
+
+
+def _read(experiment: Experiment, environment: Settings) -> "Owners":
+    from workers.data.owners import read_owners  # noqa: PLC0415
+
+    if experiment.data is None:
+        raise ConfigError(f"the data lie with {', '.join(experiment.sites or ())}: only there they can be looked at")
+    return read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
 
 
 def _planned(experiment: Experiment, environment: Settings) -> Plan:

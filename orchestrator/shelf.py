@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -49,6 +50,19 @@ def write_page(name: str, path: Path) -> None:
     write_whole(path, text.encode(errors="replace"))
     click.echo(f"wrote {path} ({view.size(path.stat().st_size)})", err=True)
     _warn(archive)
+
+
+def compare(names: Sequence[str], *, as_json: bool) -> None:
+    """Print runs side by side. Raises ConfigError for one that is not there or cannot be compared."""
+    needed("a comparison", "scipy")
+    from orchestrator import beside, compare  # noqa: PLC0415
+
+    archive = Archive(settings.read())
+    found = compare.compare({named(name): archive.events(name) for name in names})
+    if as_json:
+        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+    else:
+        beside.show(found, Console())
 
 
 def _version(told: Story, version: int) -> Round:

@@ -97,8 +97,88 @@ def test_fp16_cuts_what_is_too_large_and_passes_on_what_is_no_number() -> None:
 
 
 def test_decoding_another_dtype_is_refused(codec: Codec) -> None:
-    with pytest.raises(CodecError, match="int8"):
-        codec.decode({"x": torch.zeros(3, dtype=torch.int8)})
+    packed = codec.encode({"x": torch.ones(3)}, _generator())
+    for name, t in packed.items():
+        with pytest.raises(CodecError, match=r"not (one )?(int8|float16|float32)"):
+            codec.decode(packed | {name: t.to(torch.int32)})
+
+
+def _int8() -> Codec:
+    codec: Codec = load(PACKAGE, Choice(name="int8"))
+    return codec
+
+
+@settings(max_examples=100, deadline=None)
+@given(given_tensors=tensors())
+def test_int8_errs_by_half_a_scale_at_most(given_tensors: Tensors) -> None:
+    back = _int8().decode(_int8().encode(given_tensors, _generator()))
+    for k, t in given_tensors.items():
+        largest = float(t.abs().max()) if t.numel() else 0.0
+        # Half of max|x| / 127; and max|x| itself is code 127, so at most float32's own rounding is on top.
+        assert torch.all((back[k] - t).abs() <= largest * (0.5 / 127 + 1e-6))
+        assert torch.all((back[k] == 0) | (back[k].sign() == t.sign()))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), steps=st.integers(1, 20), spread=st.integers(0, 6))
+@pytest.mark.parametrize("name", names(PACKAGE))
+def test_all_that_arrived_and_what_is_kept_back_is_all_that_was_meant(
+    name: str, seed: int, steps: int, spread: int
+) -> None:
+    # sent_t = meant_t + kept_(t-1) and kept_t = sent_t - arrived_t, so over all t: sum arrived + kept_T = sum meant.
+    # Each of the two float32 operations of a step rounds by 2^-24 of at most twice the largest number.
+    codec: Codec = load(PACKAGE, Choice(name=name))
+    rng = np.random.default_rng(seed)
+    one, private = client(setting(), "a", {}), Tensors()
+    arrived = meant = torch.zeros(32, dtype=torch.float64)
+    for _ in range(steps):
+        x = torch.from_numpy((rng.normal(size=32) * 10.0 ** -rng.uniform(0, spread, 32)).astype(np.float32))
+        sealed = seal(one, Update({"w": x}, 1.0), private=private, codec=codec)
+        arrived, meant = arrived + codec.decode(sealed.packed)["w"].double(), meant + x.double()
+        private = sealed.private
+    kept = torch.zeros(32) if codec.lossless else private[RESIDUAL + "w"]
+    assert torch.allclose(arrived + kept.double(), meant, rtol=0, atol=steps * 2 * 8 * 2.0**-24)
+
+
+def test_int8_would_lose_for_good_what_error_feedback_sends() -> None:
+    # Beside 1.0 a step is 1/127; a tenth of that is rounded to 0 each time, yet after ten updates one step has arrived.
+    small = 0.1 / 127
+    one, private, total = client(setting(), "a", {}), Tensors(), 0.0
+    codec, x = _int8(), torch.tensor([1.0, small])
+    assert float(codec.decode(codec.encode({"w": x}, _generator()))["w"][1]) == 0
+    for _ in range(100):
+        sealed = seal(one, Update({"w": x}, 1.0), private=private, codec=codec)
+        total, private = total + float(codec.decode(sealed.packed)["w"][1]), sealed.private
+    assert total == pytest.approx(100 * small, abs=0.5 / 127 * 1.01)
+
+
+def test_int8_takes_a_quarter_of_the_bytes() -> None:
+    x = {"w": torch.linspace(-1, 1, 100_000)}
+    sizes = [len(write_update(c.encode(x, _generator()), LABEL)) for c in (_int8(), load(PACKAGE, Choice(name="raw")))]
+    assert sizes[0] < 0.26 * sizes[1]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_int8_passes_on_that_something_is_no_number(odd: float) -> None:
+    back = _int8().decode(_int8().encode({"w": torch.tensor([1.0, odd]), "v": torch.ones(2)}, _generator()))
+    assert bool(back["w"].isnan().all()) and torch.equal(back["v"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"codes/w": torch.zeros(3, dtype=torch.int8)},
+        {"scale/w": torch.zeros(())},
+        {"w": torch.zeros(3)},
+        {"codes/w": torch.zeros(3, dtype=torch.int8), "scale/v": torch.zeros(())},
+        {"codes/w": torch.zeros(3, dtype=torch.int8), "scale/w": torch.zeros(3)},
+        {"codes/w": torch.zeros(3, dtype=torch.int8), "scale/w": torch.zeros((), dtype=torch.float64)},
+        {"codes/w": torch.zeros(3, dtype=torch.uint8), "scale/w": torch.zeros(())},
+    ],
+)
+def test_int8_refuses_codes_and_scales_that_do_not_fit(packed: Tensors) -> None:
+    with pytest.raises(CodecError):
+        _int8().decode(packed)
 
 
 @pytest.mark.parametrize("name", names(PACKAGE))
@@ -114,7 +194,9 @@ def _blob(codec: Codec) -> bytes:
 def test_an_update_blob_says_what_it_is(codec: Codec) -> None:
     back, label = open_update(_blob(codec), codec)
     assert label == LABEL
-    assert torch.equal(back["w"], torch.arange(6.0).reshape(2, 3))
+    sent = {"w": torch.arange(6.0).reshape(2, 3)}
+    assert torch.equal(back["w"], codec.decode(codec.encode(sent, _generator()))["w"])
+    assert torch.allclose(back["w"], sent["w"], atol=5 / 254)  # half an int8 step; the others keep small integers
 
 
 def test_a_label_carries_private_state_by_reference(codec: Codec) -> None:

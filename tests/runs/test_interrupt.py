@@ -69,3 +69,23 @@ def test_an_interrupt_that_a_library_makes_light_of_ends_the_run_all_the_same(
     assert child.returncode == 130, said
     assert said.splitlines()[-1] == LEFT
     assert "v3 " in said and "v4 " not in said and "Traceback" not in said
+
+
+def test_interrupted_among_seeds_none_begins_after_it_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    asked = [str(long(tmp_path)), "--seeds", "0,1"]
+    first = started(tmp_path / "a", *asked)
+    assert first.stderr is not None
+    for line in first.stderr:
+        if line.startswith("v20 "):
+            break
+    first.send_signal(signal.SIGINT)
+    out, said = first.communicate(timeout=60)
+    assert (first.returncode, out) == (130, ""), said
+    assert said.splitlines()[-1] == LEFT + "-s0"
+    assert [p.name for p in (tmp_path / "a" / "blobs" / "runs").iterdir()] == ["long-s0"]
+    second = started(tmp_path / "a", *asked)
+    assert second.stderr is not None
+    version = next(int(line[1:].split()[0]) for line in second.stderr if line.startswith("v"))
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=60)
+    assert version >= 19, "it went on from where it was: the line of v20 comes just before its commit"

@@ -6,7 +6,6 @@ Leaves docs/images/flower.png when QUORATE_SCREENSHOTS is set (`make screenshots
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, expect
 
 from infra import servers
 from infra.runtime import connect_blobs
@@ -111,18 +110,6 @@ def kill_first(stack: Stack) -> None:
     children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
     (child,) = [c for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
     os.kill(int(child), signal.SIGKILL)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = needed(next((p for p in map(shutil.which, names) if p), None), "Chromium")
-    quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        shown = playwright.chromium.launch(executable_path=program, args=[*quiet, *as_root])
-        yield shown
-        shown.close()
 
 
 @pytest.fixture

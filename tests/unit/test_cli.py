@@ -5,7 +5,6 @@ Every command runs in a process of its own: a child of one that has imported tor
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from orchestrator.families import FAMILIES
+from schemas.comparison import Comparison
 from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.report import Report
@@ -175,6 +175,12 @@ def test_without_a_command_there_is_help(quorate: Quorate) -> None:
         (["run"], ["experiment file", "--resume"]),
         (["run", "a.yaml", "--resume", "b"], ["experiment file"]),
         (["run", "--bogus"], ["--bogus"]),
+        (["run", "--seeds", "0..4", "--resume", "b"], ["--seeds"]),
+        (["run", "absent.yaml", "--seeds", "0..4"], ["cannot read absent.yaml"]),
+        (["run", "absent.yaml", "--seeds", "4..0"], ["--seeds '4..0'"]),
+        (["compare"], ["RUN"]),
+        (["compare", "nobody"], ["no run 'nobody'"]),
+        (["compare", "../up"], ["'../up'", "name"]),
         (["run", "absent.yaml"], ["cannot read absent.yaml", "No such file"]),
         (["check", "absent.yaml"], ["cannot read absent.yaml"]),
         (["check"], ["EXPERIMENT"]),
@@ -191,15 +197,6 @@ def test_without_a_command_there_is_help(quorate: Quorate) -> None:
         (["worker", "--site", "a"], ["--data"]),
         (["up", "--workers", "0"], ["workers"]),
         (["data", "shapes"], ["OUT"]),
-        (["predict", "absent.safetensors"], ["IMAGES"]),
-        (
-            ["predict", "absent.safetensors", "a.png"],
-            ["cannot read absent.safetensors", "adapter.safetensors or its run"],
-        ),
-        (["predict", "absent.safetensors", "a.png", "--top", "0"], ["--top"]),
-        (["predict", "absent.safetensors", "."], ["no image in ."]),
-        (["export", "nobody", "--to", "made"], ["no result of run 'nobody'", "quorate runs"]),
-        (["export", "nobody"], ["--to"]),
         (["data", "shapes", "out", "--seed", "soon"], ["soon"]),
     ],
 )
@@ -313,33 +310,6 @@ def test_a_run_leaves_a_folder_that_report_and_runs_show_again(quorate: Quorate,
     _mistake(quorate("run", str(file), "--name", "toy", "--set", "seed=1"), "another experiment", "--name")
 
 
-def test_predict_classifies_what_can_be_read_and_names_what_cannot(quorate: Quorate, file: Path, images: Path) -> None:
-    toy = ("--plugin", "tests.toys:ToyBackbone")
-    assert quorate("run", str(file), "--name", "seen", "--json").code == 0
-    folder = shutil.copytree(images / "flat", file.parent / "mine")
-    (folder / "blue" / "cut.png").write_bytes((folder / "blue" / "000.png").read_bytes()[:40])
-    (folder / "blue" / ".hidden.png").write_bytes(b"")
-    (folder / "notes.txt").write_text("no image")
-    said = quorate("predict", "seen", "mine", "mine/notes.txt", "--top", "2", *toy)
-    readable = [f"mine/{colour}/{i:03}.png" for colour in ("amber", "blue", "green") for i in range(5)]
-    assert said.code == 1 and [line.split()[0] for line in said.out.splitlines()] == readable
-    assert all(re.fullmatch(r"\S+ {2,}(\w+ [0-9.]+ %( {2})?){2}", line) for line in said.out.splitlines())
-    cut, notes = said.err.splitlines()
-    assert cut.startswith("quorate: cannot read mine/blue/cut.png: ") and "notes.txt" in notes
-    told = json.loads(quorate("predict", "runs/seen", "mine", "--json", "--top", "9", *toy).out)
-    assert [i["image"] for i in told["images"]] == readable and told["run"] == "seen"
-    assert [u["image"] for u in told["unreadable"]] == ["mine/blue/cut.png"]
-    for image in told["images"]:
-        assert {t["class"] for t in image["top"]} == {"amber", "blue", "green"}
-        assert sum(t["probability"] for t in image["top"]) == pytest.approx(1, abs=1e-5)
-    whole = quorate("predict", "runs/seen/adapter.safetensors", "mine/amber", *toy)
-    assert (whole.code, whole.err, len(whole.out.splitlines())) == (0, "", 5)
-    _mistake(quorate("predict", "seen", "mine"), "tests.toys:ToyBackbone", "--plugin")
-    _mistake(quorate("export", "seen", "--to", "made", *toy), "ToyBackbone", "open_clip")
-    _mistake(quorate("predict", "runs/seen/report.json", "mine", *toy), "runs/seen/report.json is no adapter")
-    assert not (file.parent / "made").exists()
-
-
 def test_a_run_tells_its_progress_on_stderr_and_its_result_on_stdout(quorate: Quorate, file: Path) -> None:
     said = quorate("run", str(file), "--name", "a" * 64)
     assert said.code == 0
@@ -367,3 +337,46 @@ def test_a_result_that_cannot_be_kept_is_said_without_a_traceback(quorate: Quora
     said = quorate("run", str(file), "--name", "toy", "--json", "--set", "method.name=zero_shot")
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith("quorate: runs") and said.err.count("\n") == 1
+
+
+# --- a run per seed
+
+
+def test_seeds_run_once_each_and_end_in_a_table_with_intervals(quorate: Quorate, file: Path) -> None:
+    first = quorate("run", str(file), "--seeds", "0,2", "--json")
+    assert (first.code, first.err) == (0, ""), first.err
+    found = Comparison.model_validate_json(first.out)
+    assert [(r.run, r.seed, r.status) for r in found.runs] == [("toy-s0", 0, "finished"), ("toy-s2", 2, "finished")]
+    kept = {p: p.stat().st_mtime_ns for p in (file.parent / "runs").glob("*/*")}
+    again = quorate("run", str(file), "--seeds", "0..2")
+    assert again.code == 0, again.err
+    begun = [line.split()[1] for line in again.err.splitlines() if line.startswith("run ")]
+    assert begun == ["toy-s1:"], "those that are done are not done again"
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    (line,) = [line.split() for line in again.out.splitlines() if line.startswith("a ")]
+    assert line[1] == "3" and line.count("±") == 3
+    beside = quorate("compare", "toy-s0", "toy-s1", "toy-s2")
+    assert (beside.code, beside.out) == (0, again.out)
+
+
+def test_of_seeds_one_that_goes_wrong_leaves_the_others(quorate: Quorate, file: Path) -> None:
+    (file.parent / "runs" / "other-s1").mkdir(parents=True)  # in its way, and no result
+    said = quorate("run", str(file), "--seeds", "0..2", "--name", "other", "--set", "method.name=zero_shot", "--json")
+    assert said.code == 1
+    (line,) = said.err.splitlines()
+    assert line.startswith("quorate: other-s1: ")
+    assert [r.run for r in Comparison.model_validate_json(said.out).runs] == ["other-s0", "other-s2"]
+
+
+def test_seeds_of_a_run_that_fails_end_with_1_and_no_interval(quorate: Quorate, file: Path) -> None:
+    said = quorate("run", str(file), "--seeds", "0,1", "--set", "simulate={dropout: 0.999}", "--json")
+    assert said.code == 1 and [line.partition(":")[0] for line in said.err.splitlines()] == ["quorate", "quorate"]
+    found = Comparison.model_validate_json(said.out)
+    assert [r.status for r in found.runs] == ["failed", "failed"] and found.groups[0].estimates == {}
+    assert quorate("compare", "toy-s0", "toy-s1").code == 0
+
+
+def test_seeds_do_not_mix_with_what_another_experiment_left(quorate: Quorate, file: Path) -> None:
+    assert quorate("run", str(file), "--seeds", "0", "--set", "method.name=zero_shot").code == 0
+    _mistake(quorate("run", str(file), "--seeds", "0..1"), "runs/toy-s0 is of another experiment", "--name")
+    assert not (file.parent / "runs" / "toy-s1").exists(), "nothing has run"

@@ -1,4 +1,10 @@
+import contextlib
+import os
 import resource
+import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,10 +14,15 @@ import structlog
 import torch
 from PIL import Image
 
+from schemas.base import Choice
 from schemas.errors import DataError, StoreError
 from tests.toys import ToyBackbone, paint
-from workers.data import features
-from workers.data.features import Features, Shelf
+from workers.data import ahead, features
+from workers.data.features import Features
+from workers.data.pixels import decode, read
+from workers.data.progress import EVERY_S, Logged, Step
+from workers.data.shelf import Shelf
+from workers.plugins import load
 
 
 @pytest.fixture
@@ -50,6 +61,67 @@ def test_chunks_leave_no_trace(tmp_path: Path, paths: list[Path], monkeypatch: p
     whole = _features(tmp_path / "a").images(paths).features
     monkeypatch.setattr(features, "CHUNK", 5)
     assert torch.equal(whole, _features(tmp_path / "b").images(paths).features)
+
+
+def test_one_content_in_two_chunks_is_encoded_once(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "CHUNK", 5)
+    twice = _features(tmp_path).images([*paths, *paths])
+    assert twice.encodes == 12 and torch.equal(twice.features[:12], twice.features[12:])
+
+
+class Waiting(ToyBackbone):
+    """Encodes four images only when the next four have been prepared too."""
+
+    def __init__(self, params: ToyBackbone.Params) -> None:
+        super().__init__(params)
+        self.prepared = threading.Semaphore(0)
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        self.prepared.release()
+        return super().preprocess(image)
+
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        for _ in range({0: 8, 4: 4, 8: 0}[self.seen]):  # of twelve
+            assert self.prepared.acquire(timeout=30), "nobody prepares the next images"
+        return super().encode_images(batch)
+
+
+def test_the_next_images_are_decoded_while_these_are_encoded(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "CHUNK", 4)
+    waiting = Features(Waiting(Waiting.Params()), tmp_path / "a").images(paths)
+    assert torch.equal(waiting.features, _features(tmp_path / "b").images(paths).features)
+
+
+@pytest.mark.parametrize(("hands", "threads"), [(1, 1), (4, 1), (4, 3)])
+def test_threads_leave_no_trace(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch, hands: int, threads: int
+) -> None:
+    tiny = load("workers.models", Choice(name="tiny"))
+    expected = torch.cat([tiny.encode_images(tiny.preprocess(decode(p, read(p)))[None]) for p in paths]).half()
+    monkeypatch.setattr(features, "CHUNK", 5)
+    monkeypatch.setattr(ahead, "MOST", hands)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = Features(tiny, tmp_path).images(paths)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found.features, expected.float())
+
+
+def test_after_an_error_no_thread_is_left(tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "CHUNK", 2)
+    paths[7].write_bytes(b"broken")
+    with pytest.raises(DataError, match=f"cannot read {paths[7]}"):
+        _features(tmp_path).images(paths)
+    assert threading.active_count() == 1
+    paths[7].write_bytes(paths[8].read_bytes())
+    assert _features(tmp_path).images(paths).encodes == 12 - 6 - 1  # six were kept, and two are alike
 
 
 def test_one_content_under_two_names_is_encoded_once(tmp_path: Path, paths: list[Path]) -> None:
@@ -148,6 +220,74 @@ def test_many_may_write_at_once_and_all_agree_on_what_is_kept(tmp_path: Path) ->
     assert all(kept[k] == v for t in told for k, v in t.items())
 
 
+ENCODE = """
+import sys
+from pathlib import Path
+from tests.toys import ToyBackbone
+from workers.data import features
+features.CHUNK = 2
+paths = sorted(Path(sys.argv[2]).rglob("*.png"))
+print("ready", flush=True)
+sys.stdin.readline()
+found = features.Features(ToyBackbone(ToyBackbone.Params()), Path(sys.argv[1])).images(paths)
+print(found.encodes, found.features.sum(dtype=__import__("torch").float64).item())
+"""
+
+
+def test_processes_that_share_a_folder_agree_and_keep_everything(tmp_path: Path) -> None:
+    images = paint(tmp_path / "images", per_class=20)
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(_process(ENCODE, tmp_path, images)) for _ in range(2)]
+        for process in started:
+            assert process.stdout and process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=60)[0].split() for process in started]
+    paths = sorted(images.rglob("*.png"))
+    whole = _features(tmp_path).images(paths)
+    assert whole.encodes == 0 and len(paths) == 180
+    assert {float(total) for _, total in said} == {whole.features.sum(dtype=torch.float64).item()}
+    with contextlib.closing(sqlite3.connect(_file(tmp_path))) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+WRITE = """
+import itertools, sys
+from pathlib import Path
+from workers.data.shelf import Shelf
+from workers.plugins import load
+shelf = Shelf(Path(sys.argv[1]) / "x.sqlite")
+for i in itertools.count():
+    shelf.write({f"{i}-{j}": bytes([i % 256]) * 4000 for j in range(20)})
+    print(i, flush=True)
+"""
+
+
+def test_a_process_killed_while_it_writes_leaves_whole_writes_alone(tmp_path: Path) -> None:
+    for round_ in range(3):
+        with _process(WRITE, tmp_path) as writer:
+            assert writer.stdout is not None
+            for _ in range(5 + round_):
+                last = int(writer.stdout.readline())
+            writer.kill()
+        shelf = Shelf(tmp_path / "x.sqlite")
+        for i in range(last + 3):
+            kept = shelf.read([f"{i}-{j}" for j in range(20)], 4000)
+            assert len(kept) in ({20} if i <= last else {0, 20})
+            assert set(kept.values()) <= {bytes([i % 256]) * 4000}
+        assert shelf.write({f"mine-{round_}": b"v"}) == {f"mine-{round_}": b"v"}
+
+
+def _process(program: str, *arguments: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    root = Path(features.__file__).parents[2]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)}
+    )
+
+
 def test_a_broken_image_is_named(tmp_path: Path, paths: list[Path]) -> None:
     paths[3].write_bytes(b"broken")
     with pytest.raises(DataError, match=f"cannot read {paths[3]}"):
@@ -189,3 +329,26 @@ def test_with_all_features_at_hand_the_model_is_not_built(tmp_path: Path, paths:
     assert torch.equal(second.images(paths).features, expected[0])
     assert torch.equal(second.texts(("amber",), ("{}",)), expected[1])
     assert second.scale() == expected[2] == 20.0
+
+
+def test_progress_is_in_the_log_every_ten_seconds_of_encoding() -> None:
+    logged = Logged()
+    with structlog.testing.capture_logs() as said:
+        for left in (400, 300, 200, 100, 0):
+            logged(Step(encoded=100, seconds=0.4 * EVERY_S, left=left))
+    # Due after 1.2 and 2.4 times EVERY_S; each line is about 300 images in 12 s, and only one fits into five steps.
+    assert [(line["event"], line["encoded"], line["left"]) for line in said] == [("encoding images", 300, 200)]
+    assert said[0]["per_second"] == pytest.approx(100 / (0.4 * EVERY_S))
+
+
+def test_every_encoded_image_is_told_once_and_known_ones_are_not(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "CHUNK", 5)
+    told: list[Step] = []
+    toy = ToyBackbone(ToyBackbone.Params())
+    Features(toy, tmp_path, told.append).images(paths)
+    assert [(step.encoded, step.left) for step in told] == [(5, 7), (5, 2), (2, 0)]
+    assert all(step.seconds >= 0 for step in told)
+    Features(toy, tmp_path, told.append).images(paths)
+    assert len(told) == 3

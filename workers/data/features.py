@@ -3,14 +3,15 @@
 Knows the backbone and one SQLite file per fingerprint; must not know clients, labels or methods.
 
 A feature is raw (not normalised) and rounded to float16 before anyone uses it, so a first run and one that finds
-everything on disk compute with the same bits. Several processes may share the file.
+everything on disk compute with the same bits. Several processes may share the file. While a chunk of images is
+encoded, the next one is read and decoded.
 """
 
-import contextlib
-import sqlite3
 import struct
-import zlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +23,10 @@ from PIL import Image
 
 from schemas.base import canonical, digest
 from schemas.errors import DataError, StoreError
+from workers.data.ahead import ahead, hands
 from workers.data.pixels import decode, read
+from workers.data.progress import Logged, Step, Told
+from workers.data.shelf import Read, Shelf
 
 CHUNK = 256
 """Images decoded and encoded, then stored, at a time."""
@@ -63,11 +67,27 @@ class Encoded:
     encodes: int
 
 
-class Features:
-    """What one backbone makes of images and texts, kept in `<cache>/features/<fingerprint>.sqlite`."""
+@dataclass(frozen=True)
+class _Chunk:
+    """Files, ready to be encoded. keys: of all, in order. known: what is on disk.
 
-    def __init__(self, backbone: Backbone, cache: Path) -> None:
-        self.backbone = backbone
+    fresh: the other contents by key, with a file of each; pixels: theirs, float32 (F, 3, H, W).
+    """
+
+    keys: list[str]
+    known: dict[str, bytes]
+    fresh: dict[str, Path]
+    pixels: torch.Tensor
+
+
+class Features:
+    """What one backbone makes of images and texts, kept in `<cache>/features/<fingerprint>.sqlite`.
+
+    told: hears how encoding gets on; by default the log does.
+    """
+
+    def __init__(self, backbone: Backbone, cache: Path, told: Told | None = None) -> None:
+        self.backbone, self._told = backbone, told or Logged()
         self._shelf = Shelf(cache / "features" / f"{backbone.fingerprint}.sqlite")
         self._warned = False
 
@@ -75,25 +95,23 @@ class Features:
         """Features in the order of the paths. Raises DataError naming a file that cannot be read."""
         found: dict[str, bytes] = {}
         keys: list[str] = []
-        encodes = 0
-        for start in range(0, len(paths), CHUNK):
-            contents = [read(p) for p in paths[start : start + CHUNK]]
-            chunk = [f"image:{digest(data)}" for data in contents]
-            known = self._find(chunk, 2 * self.backbone.dim)
-            fresh = {k: i for i, k in enumerate(chunk) if k not in known}
-            if fresh:
-                encoded = self._encode([(paths[start + i], contents[i]) for i in fresh.values()])
-                known |= self._keep(dict(zip(fresh, encoded, strict=True)))
-            encodes += len(fresh)
-            found |= known
-            keys += chunk
+        encodes, began = 0, time.monotonic()
+        for chunk in ahead(self._chunks(paths)):
+            found |= chunk.known
+            keys += chunk.keys
+            if chunk.fresh:
+                found |= self._keep(self._encode(chunk))
+                encodes += len(chunk.fresh)
+                now = time.monotonic()
+                self._told(Step(len(chunk.fresh), now - began, len(paths) - len(keys)))
+                began = now
         rows = np.frombuffer(b"".join(found[k] for k in keys), dtype="<f2").reshape(len(keys), self.backbone.dim)
         return Encoded(torch.from_numpy(rows.astype(np.float32)), encodes)
 
     def texts(self, classes: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
         """One unit row per class, float32 (K, D): the mean of its normalised prompt embeddings, normalised."""
         wanted = {f"text:{digest(canonical([name, *prompts]))}": name for name in classes}
-        known = self._find(list(wanted), 4 * self.backbone.dim)
+        known = self._known(self._shelf.read, wanted, 4 * self.backbone.dim)
         fresh = {k: self._text(name, prompts) for k, name in wanted.items() if k not in known}
         known |= self._keep(fresh)
         rows = np.frombuffer(b"".join(known[k] for k in wanted), dtype="<f4").reshape(len(wanted), self.backbone.dim)
@@ -101,14 +119,40 @@ class Features:
 
     def scale(self) -> float:
         """exp(logit_scale). Kept too: with nothing left to encode, CLIP need not be built at all."""
-        kept = self._find(["scale"], 8).get("scale")
+        kept = self._known(self._shelf.read, ["scale"], 8).get("scale")
         if kept is None:
             kept = self._keep({"scale": struct.pack("<d", self.backbone.scale)})["scale"]
         return float(struct.unpack("<d", kept)[0])
 
-    def _find(self, keys: list[str], size: int) -> dict[str, bytes]:
+    def _chunks(self, paths: Sequence[Path]) -> Iterator[_Chunk]:
+        seen: set[str] = set()
+        with ExitStack() as stack, hands() as pool:
+            find = self._reader(stack)
+            for start in range(0, len(paths), CHUNK):
+                yield self._chunk(paths[start : start + CHUNK], seen, find, pool)
+
+    def _chunk(self, paths: Sequence[Path], seen: set[str], find: Read, pool: Executor) -> _Chunk:
+        """seen: contents of chunks before, this one's added: they are encoded already, or about to be."""
+        contents = list(pool.map(read, paths))
+        keys = [f"image:{hashed}" for hashed in pool.map(digest, contents)]
+        known = find(set(keys) - seen, 2 * self.backbone.dim)
+        fresh = {k: i for i, k in enumerate(keys) if k not in known and k not in seen}
+        seen.update(keys)
+        pixels = list(pool.map(lambda i: self.backbone.preprocess(decode(paths[i], contents[i])), fresh.values()))
+        return _Chunk(keys, known, {k: paths[i] for k, i in fresh.items()}, torch.stack(pixels or [torch.zeros(0)]))
+
+    def _reader(self, stack: ExitStack) -> Read:
+        """Reads what is on disk, over one connection that the stack closes. What cannot be read is not known."""
         try:
-            return self._shelf.read(keys, size)
+            read = stack.enter_context(self._shelf.reading())
+        except StoreError as e:
+            self._go_without(e)
+            return lambda keys, size: {}
+        return lambda keys, size: self._known(read, keys, size)
+
+    def _known(self, read: Read, keys: Iterable[str], size: int) -> dict[str, bytes]:
+        try:
+            return read(keys, size)
         except StoreError as e:
             self._go_without(e)
             return {}
@@ -126,88 +170,14 @@ class Features:
             log.warning("features are not kept on disk", error=error.message, hint=error.hint)
         self._warned = True
 
-    def _encode(self, files: list[tuple[Path, bytes]]) -> list[bytes]:
-        batch = torch.stack([self.backbone.preprocess(decode(path, data)) for path, data in files])
-        rows = self.backbone.encode_images(batch).to(torch.float16)
-        for (path, _), row in zip(files, rows, strict=True):
+    def _encode(self, chunk: _Chunk) -> dict[str, bytes]:
+        rows = self.backbone.encode_images(chunk.pixels).to(torch.float16)
+        for path, row in zip(chunk.fresh.values(), rows, strict=True):
             if not bool(row.isfinite().all()):
                 raise DataError(f"cannot use {path}: the backbone's feature of it is not finite in half precision")
-        return [row.numpy().astype("<f2").tobytes() for row in rows]
+        return {k: row.numpy().astype("<f2").tobytes() for k, row in zip(chunk.fresh, rows, strict=True)}
 
     def _text(self, name: str, prompts: Sequence[str]) -> bytes:
         rows = self.backbone.encode_texts([p.replace("{}", name) for p in prompts])
         mean = torch.nn.functional.normalize(rows, dim=1).mean(dim=0)
         return torch.nn.functional.normalize(mean, dim=0).numpy().astype("<f4").tobytes()
-
-
-class Shelf:
-    """Byte strings by key in one SQLite file. The first value of a key stays; each carries its own checksum.
-
-    A damaged file is replaced by an empty one, a damaged value is as good as absent: everything can be computed again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self, keys: Iterable[str], size: int) -> dict[str, bytes]:
-        """The sound values of `size` bytes among these keys. Raises StoreError."""
-        if not self.path.exists():
-            return {}
-        with self._open() as db:
-            return _select(db, keys, size)
-
-    def write(self, values: dict[str, bytes]) -> dict[str, bytes]:
-        """Keep the values, all or nothing, and return them as kept: what another process wrote first wins.
-
-        Raises StoreError.
-        """
-        if not values:
-            return {}
-        with self._open() as db:
-            db.execute("BEGIN IMMEDIATE")
-            first = _select(db, values, len(next(iter(values.values()))))
-            missing = [(k, v + zlib.crc32(v).to_bytes(4, "big")) for k, v in values.items() if k not in first]
-            db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", missing)
-        return values | first
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = self._sound()
-            with contextlib.closing(db), db:
-                yield db
-        except (sqlite3.Error, OSError) as e:
-            raise StoreError(f"feature cache {self.path}: {e}", hint="QUORATE_CACHE names its folder") from e
-
-    def _sound(self) -> sqlite3.Connection:
-        try:
-            return _connect(self.path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
-            return _connect(self.path)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=60)
-    try:
-        db.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
-        db.execute("SELECT value FROM kept LIMIT 1").fetchone()
-    except sqlite3.Error:
-        db.close()
-        raise
-    return db
-
-
-def _select(db: sqlite3.Connection, keys: Iterable[str], size: int) -> dict[str, bytes]:
-    rows = {k: db.execute("SELECT value FROM kept WHERE key = ?", (k,)).fetchone() for k in keys}
-    sound = {k: _checked(row[0]) for k, row in rows.items() if row}
-    return {k: value for k, value in sound.items() if value is not None and len(value) == size}
-
-
-def _checked(value: bytes) -> bytes | None:
-    data, crc = value[:-4], value[-4:]
-    return data if zlib.crc32(data).to_bytes(4, "big") == crc else None
