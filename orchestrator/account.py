@@ -35,20 +35,26 @@ def accuracies(events: Iterable[Event], described: Mapping[str, Any], version: i
     )
 
 
-def ledger(events: Iterable[Event]) -> dict[str, Share]:
-    """Per client, what became of every update it was asked for: the last word on a task holds (lost, then late)."""
-    fates: dict[tuple[str, str], str] = {}
-    weights: dict[str, float] = defaultdict(float)
+def last_words(events: Iterable[Event]) -> dict[tuple[str, str], Event]:
+    """{(task, client): the last word on its update}: it may have been given up as lost, and then be late."""
+    found: dict[tuple[str, str], Event] = {}
     for e in events:
         if e.event in ("asked", "accepted", "late", "rejected", "lost"):
             key = e.facts["task"], str(e.client)
-            if e.event == "asked" or key in fates:  # what was never asked has no place here
-                fates[key] = e.event
+            if e.event == "asked" or key in found:  # what was never asked has no place here
+                found[key] = e
+    return found
+
+
+def ledger(events: Collection[Event]) -> dict[str, Share]:
+    """Per client, what became of every update it was asked for."""
+    weights: dict[str, float] = defaultdict(float)
+    for e in events:
         for client, weight in e.facts["weights"].items() if e.event == "closed" else ():
             weights[client] += weight
     numbers: dict[str, Counter[str]] = defaultdict(Counter)
-    for (_, client), fate in fates.items():
-        numbers[client].update(["asked"] if fate == "asked" else ["asked", fate])
+    for (_, client), word in last_words(events).items():
+        numbers[client].update(["asked"] if word.event == "asked" else ["asked", word.event])
     return {c: Share(**numbers[c], weight=weights[c]) for c in sorted(numbers)}
 
 

@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.linewidth": 0.4, "grid.alpha": 0.5,
     "legend.frameon": False, "figure.constrained_layout.use": True,
 }  # fmt: skip
+DATA, WEIGHT = "share of the training images", "share of the weight"
 NAMED = 40
 """Most clients that have a line of their own in a plot."""
 LABELLED = 6
@@ -47,7 +48,7 @@ def charts(found: Findings) -> dict[str, str]:
         "clients": (_fates, WHOLE, 1.0 + 0.2 * min(len(found.clients), NAMED)),
         "staleness": (_staleness, HALF, 2.7),
         "bytes": (_bytes, HALF, 2.7),
-        "shares": (_shares, WHOLE, 1.0 + 0.2 * min(len(found.clients), NAMED)),
+        "shares": (_shares, WHOLE, 1.0 + 0.2 * len(found.clients) if len(found.clients) <= NAMED else 3.4),
     }
     shown = {name for name, there in _there(found).items() if there}
     return {name: _svg(name, *plot, found) for name, plot in plots.items() if name in shown}
@@ -78,7 +79,7 @@ def _svg(name: str, draw: Callable[[Axes, Findings], None], width: float, height
 def _accuracy_versions(axes: Axes, found: Findings) -> None:
     _accuracy(axes, found, lambda curve: curve.versions)
     axes.set(xlabel="version")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _accuracy_seconds(axes: Axes, found: Findings) -> None:
@@ -141,12 +142,12 @@ def _updates(axes: Axes, found: Findings) -> None:
             axes.bar(at, counts, bottom=bottom, color=colour, label=fate)
         bottom = [b + n for b, n in zip(bottom, counts, strict=True)]
     axes.set(xlabel="version", ylabel="clients")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _legend(axes, at, len(axes.containers))
 
 
 def _legend(axes: Axes, at: Sequence[int], columns: int) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(visible=False, axis="x")
     axes.set_xlim(min(at) - 0.6, max(at) + 0.6)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, fontsize=9, handlelength=1, columnspacing=1)
@@ -166,7 +167,7 @@ def _fates(axes: Axes, found: Findings) -> None:
     axes.set_yticks(range(len(names)), [_short(n) for n in names], fontsize=8)
     axes.hlines([i + 0.5 for i in range(len(names) - 1)], edges[0], edges[1], color="white", lw=1.5)
     axes.set(xlabel="version")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(visible=False)
     keys = [Patch(color=colour, label=fate) for fate, colour in FATE.items()]
     axes.legend(
@@ -181,7 +182,7 @@ def _staleness(axes: Axes, found: Findings) -> None:
     if len(lags) <= 12:
         axes.bar_label(bars, fontsize=9)
     axes.set(xlabel="versions that an update lagged", ylabel="counted updates")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(visible=False, axis="x")
 
 
@@ -192,33 +193,37 @@ def _bytes(axes: Axes, found: Findings) -> None:
         axes.step([0, *rounds], [0.0, *sums], color=colour, where="post", label=name)
         axes.annotate(name, (rounds[-1], sums[-1]), (4, 0), textcoords="offset points", color=colour, va="center")
     axes.set(xlabel="rounds", ylabel="MB since the beginning")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _shares(axes: Axes, found: Findings) -> None:
-    """By name while they are few, else a point each: on the diagonal the weight is what the data would give."""
+    """By name while they are few, else a point each, in order of the weight."""
     known = [c for c in found.clients if c.data is not None and c.weight is not None]
-    (_by_name if len(known) <= NAMED else _by_point)(axes, known)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    (_by_name if len(known) <= NAMED else _by_rank)(axes, known)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, handlelength=1, columnspacing=1)
 
 
 def _by_name(axes: Axes, known: Sequence[Client]) -> None:
     rows, data, weight = range(len(known)), [c.data or 0.0 for c in known], [c.weight or 0.0 for c in known]
     axes.hlines(rows, data, weight, color=GREY, lw=1.2)
-    axes.plot(data, rows, "|", color="black", ms=11, mew=2, label="share of the training images")
-    axes.plot(weight, rows, "o", color=PALETTE[0], ms=6, label="share of the weight")
+    axes.plot(data, rows, "|", color="black", ms=11, mew=2, label=DATA)
+    axes.plot(weight, rows, "o", color=PALETTE[0], ms=6, label=WEIGHT)
     axes.set_yticks(rows, [_short(c.name) for c in known], fontsize=8)
     axes.set(ylim=(len(known) - 0.5, -0.5), xlim=(0, 1.06 * max(*data, *weight)))
+    axes.xaxis.set_major_formatter(_share)
 
 
-def _by_point(axes: Axes, known: Sequence[Client]) -> None:
-    data, weight = [c.data or 0.0 for c in known], [c.weight or 0.0 for c in known]
-    most = max(*data, *weight)
-    axes.plot([0, most], [0, most], color=GREY, lw=0.8, label="as much weight as data")
-    axes.plot(data, weight, "o", color=PALETTE[0], ms=3, alpha=0.4, mew=0, label="a client")
-    axes.set(xlabel="share of the training images", ylabel="share of the weight")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+def _by_rank(axes: Axes, known: Sequence[Client]) -> None:
+    ranked = sorted(known, key=lambda c: (c.weight or 0.0, c.data or 0.0), reverse=True)
+    places = range(1, len(ranked) + 1)
+    axes.plot(places, [c.data or 0.0 for c in ranked], "o", color="black", ms=2.5, mew=0, label=DATA)
+    axes.plot(places, [c.weight or 0.0 for c in ranked], "o", color=PALETTE[0], ms=3.5, mew=0, label=WEIGHT)
+    axes.set(xlabel="clients, in the order of their weight", ylim=(0, None))
+    axes.yaxis.set_major_formatter(_share)
+
+
+def _share(value: float, _: float) -> str:
+    return f"{100 * value:.3g} %"
 
 
 def _short(name: str) -> str:

@@ -53,7 +53,10 @@ class Cause:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of a page. bytes_up, bytes_down: of each round, then of what came after the last. lags: {lag: updates}."""
+    """All of a page. bytes_up, bytes_down: of each round, then of what came after the last. lags: {lag: updates}.
+
+    evaluated: the last version of which anybody's accuracy is known. seconds: of the run's clock, to its last event.
+    """
 
     story: Story
     started: Mapping[str, Any]
@@ -71,6 +74,7 @@ class Findings:
     bytes_down: tuple[int, ...]
     wasted_share: float
     causes: tuple[Cause, ...]
+    seconds: float
 
 
 def find(story: Story, events: Sequence[Event]) -> Findings:
@@ -99,7 +103,8 @@ def find(story: Story, events: Sequence[Event]) -> Findings:
         bytes_up=up,
         bytes_down=down,
         wasted_share=account.wasted_share(events),
-        causes=tuple(_causes(story.rounds)),
+        causes=tuple(_causes(events)),
+        seconds=events[-1].at - events[0].at if events else 0.0,
     )
 
 
@@ -128,8 +133,8 @@ class _Curves:
 
     def of(self, who: Iterable[str], fold: Any = fmean) -> Curve:
         """Of some, folded into one number per version: of those who are known there."""
-        named = set(who)
-        known = {v: [a for w, a in sorted(found.items()) if w in named] for v, found in sorted(self.scores.items())}
+        named = tuple(who)
+        known = {v: [found[w] for w in named if w in found] for v, found in sorted(self.scores.items())}
         points = [(v, self.times[v], fold(values)) for v, values in known.items() if values and v in self.times]
         versions, seconds, values = zip(*points, strict=True) if points else ((), (), ())
         return Curve(versions, seconds, values)
@@ -200,12 +205,11 @@ def _traffic(events: Iterable[Event]) -> tuple[tuple[int, ...], tuple[int, ...]]
     return tuple(up[:whole]), tuple(down[:whole])
 
 
-def _causes(rounds: Iterable[Round]) -> Iterator[Cause]:
-    """The commonest first."""
+def _causes(events: Iterable[Event]) -> Iterator[Cause]:
+    """The commonest first. They add up to what the ledger says."""
     found: dict[tuple[str, str], list[str]] = {}
-    for made in rounds:
-        for kind, gone in (("rejected", made.rejected), ("lost", made.lost)):
-            for one in gone:
-                found.setdefault((kind, one.reason), []).append(one.client)
+    for (_, client), word in account.last_words(events).items():
+        if word.event in ("rejected", "lost"):
+            found.setdefault((word.event, word.facts["reason"]), []).append(client)
     for (kind, reason), clients in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         yield Cause(kind, reason, len(clients), tuple(dict.fromkeys(clients)))

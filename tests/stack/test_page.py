@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Browser, FloatRect, Page, ViewportSize, expect
 
 from orchestrator import page as pages
 from tests.unit.test_page import EVENTS, HOSTILE, SECTIONS, renamed, told
@@ -22,7 +22,9 @@ QUORATE = [sys.executable, "-m", "orchestrator.cli"]
 FEW = (
     () if os.environ.get("QUORATE_SCREENSHOTS") else ("--set", "rounds.versions=8", "--set", "data.params.per_class=10")
 )
-LAPTOP = ViewportSize(width=1280, height=1480)
+LAPTOP = ViewportSize(width=1280, height=800)
+FIRST = FloatRect(x=0, y=0, width=1280, height=1570)
+"""What of the page the screenshot shows: down to the plot of who was in."""
 A4 = ViewportSize(width=round((210 - 2 * 14) / 25.4 * 96), height=1000)
 """What is left between the margins of the page's own @page rule, in CSS pixels."""
 TOO_WIDE = (
@@ -79,7 +81,7 @@ def test_it_opens_from_disk_with_every_section_and_asks_for_nothing_else(page: P
     assert [url for url in heard.requests if not url.startswith("data:")] == [file.as_uri()]
     assert heard.said == []
     if os.environ.get("QUORATE_SCREENSHOTS"):
-        page.screenshot(path=SCREENSHOT)
+        page.screenshot(path=SCREENSHOT, full_page=True, clip=FIRST)
 
 
 def test_it_fits_a_laptop_and_a_sheet_of_paper(page: Page, file: Path) -> None:

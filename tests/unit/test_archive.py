@@ -45,8 +45,10 @@ def without_ends(story: Story) -> dict[str, object]:
 def test_a_finished_run_tells_the_same_from_its_folder_and_from_the_store(experiment: Experiment, here: Path) -> None:
     outcome = run(experiment, here)
     from_store = archive(here).story("r")
+    assert archive(here).events("r") == outcome.events
     results.keep(outcome, experiment)
     from_folder = archive(here).story("r")
+    assert archive(here).events("r") == outcome.events
     assert (from_store.status, from_store.version, from_store.versions, from_store.open) == ("finished", 4, 4, None)
     assert without_ends(from_store) == without_ends(from_folder)
     assert from_folder.report == outcome.report and from_store.report is None

@@ -10,8 +10,10 @@ import pytest
 
 from orchestrator import page, retold
 from orchestrator.charts import NAMED, charts
+from orchestrator.extras import needed
 from orchestrator.findings import Findings, fates, find
 from orchestrator.story import Story as Telling
+from schemas.errors import ConfigError
 from schemas.log import Event
 from schemas.story import Round, Story
 
@@ -116,6 +118,14 @@ def test_bytes_staleness_and_what_did_not_count_are_sums_of_events() -> None:
     assert (cause.kind, cause.reason, cause.count, cause.clients) == ("rejected", HOSTILE, 1, ("ann",))
 
 
+def test_what_was_lost_before_any_version_is_told_and_what_came_after_all_is_not() -> None:
+    gone = event("lost", 12.0, 0, "ann", task="v0-ann", reason="deadline")
+    (cause,) = told([*EVENTS[:7], gone, event("finished", 13.0, 0, status="failed", reason="too few")]).causes
+    assert (cause.kind, cause.reason, cause.clients) == ("lost", "deadline", ("ann",))
+    expired = event("lost", 13.0, 0, "bob", task="v0-bob", reason="deadline")  # bob is late in version 2
+    assert told([*EVENTS[:8], expired, *EVENTS[8:]]).causes == told(EVENTS).causes
+
+
 def test_a_client_has_one_fate_in_a_round_and_none_if_it_was_not_in_it() -> None:
     known = fates(told(EVENTS).story.rounds)
     assert known == {("ann", 1): "counted", ("bob", 1): "without", ("bob", 2): "late", ("ann", 2): "rejected"}
@@ -189,3 +199,9 @@ def test_the_row_of_a_version_says_who_was_late_and_why_others_are_missing() -> 
     made: Round = told(EVENTS).story.rounds[0]
     assert retold.notes(made, 80) == ["in ann", "without bob"], "who was in stands in the plot, not in the row"
     assert ">in ann" not in text
+
+
+def test_a_library_that_is_missing_is_one_line_that_says_what_to_install() -> None:
+    needed("a page", "jinja2", "matplotlib")
+    with pytest.raises(ConfigError, match=r"a page needs no_such_library.*quorate\[report\]"):
+        needed("a page", "jinja2", "no_such_library")
