@@ -51,7 +51,7 @@ class Archive:
     def story(self, name: str) -> Story:
         """All of a run's story. Raises ConfigError if there is none of that name."""
         if (FOLDER / name / "report.json").exists():
-            told = stories.Story.of(_read_journal(FOLDER / name))
+            told = stories.Story.of(read_journal(FOLDER / name))
             return _story(name, told, report=read_report(FOLDER / name / "report.json"))
         commits = Commits(name, self.blobs)
         versions = self._wanted(name)
@@ -63,7 +63,7 @@ class Archive:
     def events(self, name: str) -> list[Event]:
         """All that is known of a run, as far as it is committed. Raises ConfigError if there is none of that name."""
         if (FOLDER / name / "report.json").exists():
-            return _read_journal(FOLDER / name)
+            return read_journal(FOLDER / name)
         self._wanted(name)
         return Commits(name, self.blobs).journal()
 
@@ -156,7 +156,8 @@ def _story(name: str, told: stories.Story, *, report: Report | None = None, **mo
     )
 
 
-def _read_journal(folder: Path) -> list[Event]:
+def read_journal(folder: Path) -> list[Event]:
+    """The events of a run's folder, none if they are not there. Raises ConfigError."""
     path = folder / "journal.jsonl"
     if not path.exists():
         return []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator import cli_use
 from schemas.errors import ConfigError, QuorateError
 
 if TYPE_CHECKING:
@@ -194,6 +195,10 @@ def version() -> None:
     from importlib.metadata import version as of  # noqa: PLC0415
 
     click.echo(of("quorate"))
+
+
+quorate.add_command(cli_use.predict)
+quorate.add_command(cli_use.export)
 
 
 def main() -> None:

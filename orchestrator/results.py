@@ -3,19 +3,22 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from orchestrator.report import flat
 from orchestrator.run import Outcome
+from schemas.adapter import AdapterFacts
 from schemas.base import canonical
 from schemas.errors import ConfigError
 from schemas.experiment import Experiment
-from workers.tensors import pack
+from workers.tensors import Tensors, fingerprint, pack
 
 FOLDER = Path("runs")
+ADAPTER = "adapter.safetensors"
 
 
 def keep(outcome: Outcome, experiment: Experiment, folder: Path = FOLDER) -> Path:
@@ -25,21 +28,38 @@ def keep(outcome: Outcome, experiment: Experiment, folder: Path = FOLDER) -> Pat
         if (target / "report.json").read_text() != _text(outcome):
             raise ConfigError(f"{target} holds another run of this name", hint="move it away, or choose another --name")
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=folder))
-    try:
+    with whole_folder(target) as part:
         document = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         (part / "experiment.yaml").write_text(document)
         (part / "journal.jsonl").write_bytes(b"".join(canonical(e) + b"\n" for e in outcome.events))
         (part / "report.json").write_text(_text(outcome))
         if outcome.commit is not None:
-            (part / "adapter.safetensors").write_bytes(adapter(outcome, experiment))
+            (part / ADAPTER).write_bytes(adapter(outcome, experiment))
+    return target
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which is at its place with all that is in it, or not at all. Raises OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield part
         part.chmod(0o755)
         part.rename(target)
-    except OSError:
+    except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    return target
+
+
+def folder_of(run: str) -> Path:
+    """The folder of a run's result, by the run's name or its own path. Raises ConfigError."""
+    for folder in (FOLDER / run, Path(run)):
+        if (folder / "report.json").is_file():
+            return folder
+    raise ConfigError(
+        f"there is no result of run {run!r} here", hint=f"{FOLDER}/NAME holds one; quorate runs lists them"
+    )
 
 
 def _text(outcome: Outcome) -> str:
@@ -49,14 +69,27 @@ def _text(outcome: Outcome) -> str:
 def adapter(outcome: Outcome, experiment: Experiment) -> bytes:
     """The final tensors as safetensors that say what they belong to, each fact as JSON in the metadata."""
     described = next(e for e in outcome.events if e.event == "described")
-    facts: dict[str, Any] = {
-        "method": experiment.method.model_dump(mode="json"),
-        "classes": described.facts["classes"],
-        "prompts": experiment.model.prompts,
-        "backbone": experiment.model.backbone.model_dump(mode="json"),
-        "backbone_fingerprint": described.facts["fingerprint"],
-        "run": outcome.report.run,
-        "version": outcome.report.version,
-        "sha256": outcome.report.adapter_sha256,
-    }
-    return pack(flat(outcome.tensors), {k: json.dumps(v, ensure_ascii=False) for k, v in facts.items()})
+    facts = AdapterFacts(
+        method=experiment.method,
+        classes=described.facts["classes"],
+        prompts=experiment.model.prompts,
+        backbone=experiment.model.backbone,
+        backbone_fingerprint=described.facts["fingerprint"],
+        run=outcome.report.run,
+        seed=experiment.seed,
+        version=outcome.report.version,
+        sha256=fingerprint(flat(outcome.tensors)),
+    )
+    return written(facts, flat(outcome.tensors))
+
+
+def written(facts: AdapterFacts, tensors: Tensors) -> bytes:
+    """An adapter file: the tensors, and what they belong to as metadata."""
+    told = {name: json.dumps(value, ensure_ascii=False) for name, value in facts.model_dump(mode="json").items()}
+    return pack(tensors, told)
+
+
+def adapter_of(path: Path) -> Path:
+    """The adapter file that is meant: the file itself, or the one in the folder of a run, of that name or an export."""
+    found = next((p for p in (path, FOLDER / path) if p.exists()), path)
+    return found / ADAPTER if found.is_dir() else found

@@ -5,6 +5,7 @@ Every command runs in a process of its own: a child of one that has imported tor
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,15 @@ def test_without_a_command_there_is_help(quorate: Quorate) -> None:
         (["worker", "--site", "a"], ["--data"]),
         (["up", "--workers", "0"], ["workers"]),
         (["data", "shapes"], ["OUT"]),
+        (["predict", "absent.safetensors"], ["IMAGES"]),
+        (
+            ["predict", "absent.safetensors", "a.png"],
+            ["cannot read absent.safetensors", "adapter.safetensors or its run"],
+        ),
+        (["predict", "absent.safetensors", "a.png", "--top", "0"], ["--top"]),
+        (["predict", "absent.safetensors", "."], ["no image in ."]),
+        (["export", "nobody", "--to", "made"], ["no result of run 'nobody'", "quorate runs"]),
+        (["export", "nobody"], ["--to"]),
         (["data", "shapes", "out", "--seed", "soon"], ["soon"]),
     ],
 )
@@ -308,6 +318,33 @@ def test_a_run_leaves_a_folder_that_report_and_runs_show_again(quorate: Quorate,
     again = quorate("run", str(file), "--name", "toy", "--json")
     assert (again.code, again.out) == (0, said.out)  # continues a run that has ended: nothing is done twice
     _mistake(quorate("run", str(file), "--name", "toy", "--set", "seed=1"), "another experiment", "--name")
+
+
+def test_predict_classifies_what_can_be_read_and_names_what_cannot(quorate: Quorate, file: Path, images: Path) -> None:
+    toy = ("--plugin", "tests.toys:ToyBackbone")
+    assert quorate("run", str(file), "--name", "seen", "--json").code == 0
+    folder = shutil.copytree(images / "flat", file.parent / "mine")
+    (folder / "blue" / "cut.png").write_bytes((folder / "blue" / "000.png").read_bytes()[:40])
+    (folder / "blue" / ".hidden.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("no image")
+    said = quorate("predict", "seen", "mine", "mine/notes.txt", "--top", "2", *toy)
+    readable = [f"mine/{colour}/{i:03}.png" for colour in ("amber", "blue", "green") for i in range(5)]
+    assert said.code == 1 and [line.split()[0] for line in said.out.splitlines()] == readable
+    assert all(re.fullmatch(r"\S+ {2,}(\w+ [0-9.]+ %( {2})?){2}", line) for line in said.out.splitlines())
+    cut, notes = said.err.splitlines()
+    assert cut.startswith("quorate: cannot read mine/blue/cut.png: ") and "notes.txt" in notes
+    told = json.loads(quorate("predict", "runs/seen", "mine", "--json", "--top", "9", *toy).out)
+    assert [i["image"] for i in told["images"]] == readable and told["run"] == "seen"
+    assert [u["image"] for u in told["unreadable"]] == ["mine/blue/cut.png"]
+    for image in told["images"]:
+        assert {t["class"] for t in image["top"]} == {"amber", "blue", "green"}
+        assert sum(t["probability"] for t in image["top"]) == pytest.approx(1, abs=1e-5)
+    whole = quorate("predict", "runs/seen/adapter.safetensors", "mine/amber", *toy)
+    assert (whole.code, whole.err, len(whole.out.splitlines())) == (0, "", 5)
+    _mistake(quorate("predict", "seen", "mine"), "tests.toys:ToyBackbone", "--plugin")
+    _mistake(quorate("export", "seen", "--to", "made", *toy), "ToyBackbone", "open_clip")
+    _mistake(quorate("predict", "runs/seen/report.json", "mine", *toy), "runs/seen/report.json is no adapter")
+    assert not (file.parent / "made").exists()
 
 
 def test_a_run_tells_its_progress_on_stderr_and_its_result_on_stdout(quorate: Quorate, file: Path) -> None:

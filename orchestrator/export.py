@@ -1,0 +1,86 @@
+"""What `quorate export` does: the result of a run as a folder that needs open_clip and nothing of Quorate.
+
+Knows the folder of a run. Changes nothing in it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from infra import logs, settings
+from orchestrator import card, results
+from orchestrator.archive import read_journal, read_report
+from schemas.adapter import AdapterFacts
+from schemas.base import Choice
+from schemas.errors import ConfigError
+from workers.classifier import Classifier, classifier, read_adapter, with_weights
+from workers.models import _portable
+from workers.tensors import size
+
+LOAD = '''"""Says which classes CLIP with this adapter sees in image files: python load.py IMAGE..."""
+
+import json
+import sys
+from pathlib import Path
+
+import open_clip
+import torch
+from PIL import Image
+
+here = Path(__file__).parent
+classes = json.loads((here / "config.json").read_text())["classes"]
+clip, preprocess = open_clip.create_model_from_pretrained({backbone})
+adapter = torch.export.load(here / "adapter.pt2").module()  # raw features (B, D) -> probabilities (B, K)
+
+for name in sys.argv[1:]:
+    with torch.no_grad():
+        probabilities = adapter(clip.eval().encode_image(preprocess(Image.open(name))[None]))[0]
+    likeliest = zip(*probabilities.topk(min(3, len(classes))), strict=True)
+    print(name, *(f"{{classes[i]}} {{100 * p:.1f}} %" for p, i in likeliest), sep="  ")
+'''
+"""Plain open_clip and torch, for any method."""
+
+
+def export(run: str, to: Path, *, weights: Path | None = None, plugins: Sequence[str] = ()) -> None:
+    """Write the folder, whole or not at all, and say what is in it. Raises ConfigError, OSError."""
+    logs.setup("error")
+    folder = results.folder_of(run)
+    if to.exists():
+        raise ConfigError(f"{to} is there already", hint="name a new folder")
+    adapter = read_adapter(results.adapter_of(folder))
+    report, events = read_report(folder / "report.json"), read_journal(folder)
+    made = classifier(with_weights(adapter, weights), settings.read().cache, plugins)
+    program, tag = made.program(), _portable.tag(adapter.facts.backbone)
+    facts = adapter.facts.model_copy(update={"backbone": _without_paths(adapter.facts.backbone)})
+    with results.whole_folder(to) as part:
+        if tag is None:
+            _portable.write(made.features.backbone, part / "backbone")
+        (part / "adapter.pt2").write_bytes(program)
+        (part / results.ADAPTER).write_bytes(results.written(facts, adapter.tensors))
+        (part / "config.json").write_text(_config(made, facts))
+        (part / "load.py").write_text(LOAD.format(backbone=arguments(tag)))
+        (part / "README.md").write_text(card.write(card.Told(facts, report, tuple(events), tag, size(adapter.tensors))))
+    click.echo(f"{to}/ holds {', '.join(sorted(p.name for p in to.iterdir()))}")
+    click.echo(f"python {to / 'load.py'} IMAGE...  needs torch and open_clip, and nothing of Quorate")
+
+
+def _config(made: Classifier, facts: AdapterFacts) -> str:
+    more = {"feature_size": made.features.backbone.dim, "logit_scale": made.features.scale()}
+    return json.dumps(facts.model_dump(mode="json") | more, indent=2, ensure_ascii=False) + "\n"
+
+
+def arguments(tag: tuple[str, str] | None) -> str:
+    """What open_clip is asked for, as Python."""
+    return f"{tag[0]!r}, pretrained={tag[1]!r}" if tag else """f"local-dir:{here / 'backbone'}\""""
+
+
+def _without_paths(backbone: Choice) -> Choice:
+    """The choice with the last part only of each path: where a file lay is nobody's business."""
+    return Choice(name=backbone.name, params={k: _last(v) for k, v in backbone.params.items()})
+
+
+def _last(value: object) -> object:
+    absolute = isinstance(value, str) and Path(value.removeprefix("local-dir:")).is_absolute()
+    return Path(str(value)).name if absolute else value

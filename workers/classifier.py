@@ -1,0 +1,191 @@
+"""An adapter on its backbone: image files in, probabilities of the classes out, as its run computed them.
+
+Knows adapter files, plugins and frozen features. Must not know runs, reports or who asks.
+"""
+
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from schemas import experiment
+from schemas.adapter import AdapterFacts
+from schemas.base import Choice
+from schemas.complaints import complaint, cut
+from schemas.errors import CodecError, ConfigError, DataError, PluginError
+from schemas.experiment import Experiment, Model
+from schemas.messages import ALL
+from workers.data.features import Features
+from workers.method import Method
+from workers.plugins import load
+from workers.setting import agree
+from workers.tensors import Tensors, fingerprint, is_finite, metadata, unpack
+from workers.training import one_thread
+
+LARGEST = 4 * 2**30
+"""Bytes of an adapter file: as much as the tensors of a run may have."""
+
+TOGETHER = 256
+"""Images that are encoded at a time."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The tensors of an adapter file, float32, and what they belong to."""
+
+    facts: AdapterFacts
+    tensors: Tensors
+
+
+def read_adapter(path: Path) -> Adapter:
+    """The adapter of a file, whole and as it was written. Raises ConfigError for anything else."""
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or size > LARGEST:
+            raise ConfigError(f"{path} is no adapter: not a file of at most {LARGEST} bytes")
+        data = path.read_bytes()
+        tensors = unpack(data)
+        facts = _facts(metadata(data), path)
+    except OSError as e:
+        raise ConfigError(f"cannot read {path}: {e.strerror}", hint="name an adapter.safetensors or its run") from None
+    except CodecError as e:
+        raise ConfigError(f"{path} is no adapter: {e.message}") from None
+    if fingerprint(tensors) != facts.sha256 or not all(map(is_finite, tensors.values())):
+        raise ConfigError(f"{path} is damaged: its tensors are not those that its sha256 was taken of")
+    return Adapter(facts, tensors)
+
+
+def _facts(found: Mapping[str, str], path: Path) -> AdapterFacts:
+    try:
+        return AdapterFacts.model_validate({name: json.loads(text) for name, text in found.items()})
+    except (ValueError, RecursionError) as e:
+        why = complaint(e, AdapterFacts) if isinstance(e, ValidationError) else "its metadata are not JSON"
+        hint = "quorate run writes runs/NAME/adapter.safetensors"
+        raise ConfigError(f"{path} is no adapter of Quorate: {why}", hint=hint) from None
+
+
+class Probabilities(nn.Module):
+    """Raw features, float32 (B, D), to the probabilities of the classes, (B, K): softmax of the method's logits.
+
+    Features are rounded to half precision first, as those are that the adapter was trained on.
+    """
+
+    def __init__(self, logits: nn.Module) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (B, D) -> (B, K); rows sum to 1."""
+        return torch.softmax(self.logits(x.half().float()), dim=1)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that nothing can be said of, and why."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """An adapter on its backbone. What it says of an image depends on those beside it in the last bits alone."""
+
+    facts: AdapterFacts
+    features: Features
+    module: Probabilities
+
+    def classify(self, paths: Sequence[Path]) -> Iterator[torch.Tensor | Unreadable]:
+        """Per image file, in order, float32 (K,), or why it cannot be read."""
+        for start in range(0, len(paths), TOGETHER):
+            yield from self._some(paths[start : start + TOGETHER])
+
+    def program(self) -> bytes:
+        """The module as a torch.export archive: float32 (B, D) raw features in, (B, K) probabilities out, any B.
+
+        All that the method is made of lies in its graph, class texts included, so no code of Quorate is needed to run
+        it, and no method has to do anything for it. TorchScript could do that too; torch is giving it up.
+        Raises ConfigError for a method of whose logits torch can make no graph.
+        """
+        example, sizes = torch.zeros(2, self.features.backbone.dim), ({0: torch.export.Dim("images")},)
+        try:
+            made = torch.export.export(self.module, (example,), dynamic_shapes=sizes)
+            for node in made.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
+            archive = io.BytesIO()
+            torch.export.save(made, archive)
+        except Exception as e:  # torch raises dozens of kinds
+            why = " ".join(str(e).split())[:200]
+            raise ConfigError(f"torch.export can make no graph of method {self.facts.method.name}: {why}") from e
+        return archive.getvalue()
+
+    def _some(self, paths: Sequence[Path]) -> Iterator[torch.Tensor | Unreadable]:
+        # One bad file among many is found by halving: what is well is encoded together all the same.
+        try:
+            features = self.features.images(paths).features
+        except DataError as e:
+            if len(paths) == 1:
+                yield Unreadable(str(e))
+                return
+            half = len(paths) // 2
+            yield from self._some(paths[:half])
+            yield from self._some(paths[half:])
+            return
+        with one_thread(), torch.no_grad():
+            found = self.module(features)
+        yield from found
+
+
+def classifier(adapter: Adapter, cache: Path, allowed: Collection[str] | None = ()) -> Classifier:
+    """The adapter on the backbone that it names, with class texts as in its run.
+
+    allowed: dotted names of plugins from outside of Quorate that may be loaded; None allows all. Raises ConfigError
+    (PluginError), also if the backbone here is not the one of the adapter's fingerprint.
+    """
+    facts = adapter.facts
+    features = Features(_loaded("workers.models", facts.backbone, allowed), cache)
+    if features.backbone.fingerprint != facts.backbone_fingerprint:
+        here, there = features.backbone.fingerprint[:12], facts.backbone_fingerprint[:12]
+        hint = "take the weights of the run; the same name can stand for others"
+        raise ConfigError(f"the backbone {facts.backbone.name!r} here is {here}, the adapter's is {there}", hint=hint)
+    setting = agree(_agreed(facts), features)
+    method: Method = _loaded("workers.methods", facts.method, allowed)
+    try:
+        module = method.personal(setting, ALL, adapter.tensors, {})
+    except Exception as e:  # of any method, torch included: whatever it raises means that these are not its tensors
+        why = " ".join(str(e).split())[:200]
+        raise ConfigError(f"the tensors of the adapter do not fit method {facts.method.name}: {why}") from e
+    return Classifier(facts, features, Probabilities(module).eval().requires_grad_(False))
+
+
+def _loaded(package: str, choice: Choice, allowed: Collection[str] | None) -> Any:
+    if ":" in choice.name and allowed is not None and choice.name not in allowed:
+        hint = f"if you trust it: --plugin {cut(choice.name)}"
+        raise PluginError(f"the adapter needs {cut(choice.name)}, which is not Quorate's own", hint=hint)
+    return load(package, choice, allowed=allowed)
+
+
+def with_weights(adapter: Adapter, weights: Path | None) -> Adapter:
+    """The adapter of a run whose backbone's weights lie in another file here; None: where the run had them."""
+    if weights is None:
+        return adapter
+    name, params = adapter.facts.backbone.name, dict(adapter.facts.backbone.params)
+    if str(params.get("model", "")).startswith("local-dir:"):
+        del params["model"]
+    backbone = Choice(name=name, params={**params, "weights": str(weights.absolute())})
+    return Adapter(adapter.facts.model_copy(update={"backbone": backbone}), adapter.tensors)
+
+
+def _agreed(facts: AdapterFacts) -> experiment.Setting:
+    """The setting of the run, as far as an adapter tells it."""
+    try:
+        model = Model(backbone=facts.backbone, prompts=facts.prompts, classes=facts.classes)
+        asked = Experiment(name=facts.run, seed=facts.seed, method=facts.method, model=model, sites=(facts.run,))
+    except ValidationError as e:
+        raise ConfigError(f"the adapter names what no run could have: {complaint(e, Experiment)}") from None
+    return experiment.Setting(experiment=asked, classes=facts.classes, fingerprint=facts.backbone_fingerprint)
