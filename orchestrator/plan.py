@@ -157,14 +157,11 @@ def _absolute(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def files_of(experiment: Experiment) -> dict[str, Path]:
-    """Files and folders that the data set and the backbone name, by parameter."""
-    choices = [(FAMILIES["backbone"], experiment.model.backbone)]
-    if experiment.data is not None:
-        choices.append((FAMILIES["dataset"], _dataset(experiment.data)))
+    """Files and folders that the backbone names, by parameter. A data set says itself what is missing."""
+    choice = experiment.model.backbone
     return {
         f"{choice.name}.{name}": Path(str(choice.params[name]))
-        for package, choice in choices
-        for name in plugins.path_fields(_class(package, choice))
+        for name in plugins.path_fields(_class(FAMILIES["backbone"], choice))
         if choice.params.get(name)
     }
 

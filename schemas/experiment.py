@@ -17,11 +17,14 @@ Seconds = Annotated[float, Field(ge=0, le=31_536_000)]
 
 
 class Data(Frozen):
-    """Images, which domains are only evaluated, and who owns what (partition: null is one client)."""
+    """Images, which domains are only evaluated, and who owns what (partition: null is one client).
+
+    split: 60/20/20 of each client's images, `stratified` by class or, as in FedCLIP's code, one `permutation` of all.
+    """
 
     name: str = "folder"
     params: dict[str, object] = {}
-    split: Literal["stratified"] = "stratified"
+    split: Literal["stratified", "permutation"] = "stratified"
     hold_out: tuple[str, ...] = ()
     partition: Choice | None = None
     public: None = None

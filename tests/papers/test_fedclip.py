@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -12,6 +13,7 @@ from tests.toys import ToyBackbone, client, examples, experiment, paint, setting
 from workers.adapters.gate import AttentionGate
 from workers.adapters.linear import LinearHead
 from workers.data.features import Features
+from workers.data.split import permuted
 from workers.method import Client, Examples, Method
 from workers.methods.fedclip import PRESETS, FedClip
 from workers.plugins import load
@@ -267,3 +269,26 @@ def test_both_presets_learn_what_zero_shot_does_not_know() -> None:
 def _shifted(of: Setting, shift: torch.Tensor, seed: int) -> Examples:
     data = examples(of, 300, seed)
     return Examples(data.x + shift, data.y)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(2048, (1228, 409, 409)), (2344, (1406, 468, 468)), (1670, (1002, 334, 334)), (3929, (2357, 785, 785))],
+    ids=["art_painting", "cartoon", "photo", "sketch"],
+)
+def test_the_split_permutation_has_the_sizes_of_the_released_code_on_pacs(
+    count: int, sizes: tuple[int, int, int]
+) -> None:
+    # floor(0.6 N), floor(0.2 N), floor(0.2 N); up to two images are in no part.
+    parts = permuted(count, 0)
+    assert (len(parts.train), len(parts.val), len(parts.test)) == sizes
+    used = np.concatenate([parts.train, parts.val, parts.test])
+    assert len(set(used.tolist())) == sum(sizes) and set(used.tolist()) <= set(range(count))
+
+
+def test_the_split_permutation_is_numpys_old_generator() -> None:
+    # np.random.seed(0); np.random.permutation(10) is 2 8 4 9 1 6 7 3 0 5, as countless pages print it.
+    parts = permuted(10, 0)
+    assert (parts.train.tolist(), parts.val.tolist(), parts.test.tolist()) == ([1, 2, 4, 6, 8, 9], [3, 7], [0, 5])
+    assert permuted(10, 2**32).train.tolist() == parts.train.tolist()  # it knows seeds of 32 bits
+    assert [len(p) for p in (permuted(1, 0).train, permuted(1, 0).test)] == [0, 0]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.base import Choice
@@ -15,6 +15,7 @@ from workers.data.split import stratified
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=120).map(lambda x: np.array(x, dtype=np.int64))
 
 
+@settings(deadline=None)
 @given(labels=LABELS, seed=st.integers(0, 99))
 def test_a_split_is_disjoint_covers_and_has_every_label_in_train(labels: np.ndarray, seed: int) -> None:  # type: ignore[type-arg]
     parts = stratified(labels, np.random.default_rng(seed))
@@ -22,6 +23,7 @@ def test_a_split_is_disjoint_covers_and_has_every_label_in_train(labels: np.ndar
     assert set(labels[parts.train]) == set(labels)
 
 
+@settings(deadline=None)
 @given(labels=LABELS, seed=st.integers(0, 99))
 def test_no_label_gives_more_than_a_fifth_rounded_up_to_val_or_test(labels: np.ndarray, seed: int) -> None:  # type: ignore[type-arg]
     parts = stratified(labels, np.random.default_rng(seed))

@@ -122,7 +122,7 @@ def test_a_minimal_file_is_an_experiment_with_all_defaults(write: Any) -> None:
     assert (made.experiment.rounds.quorum, made.experiment.aggregator.name, made.versions) == (6, "mean", 20)
 
 
-@pytest.mark.parametrize("file", ["demo.yaml", "synchronous.yaml"])
+@pytest.mark.parametrize("file", sorted(p.name for p in (Path(__file__).parents[2] / "experiments").glob("*.yaml")))
 def test_the_experiments_of_the_project_are_plans(file: str) -> None:
     path = Path(__file__).parents[2] / "experiments" / file
     made = plan(read_experiment(path))

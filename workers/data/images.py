@@ -5,7 +5,7 @@ not know partitions or backbones.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -104,8 +104,17 @@ def read_folder(root: Path, on_unreadable: OnUnreadable = "fail") -> Images:
     decoded, and left out if that fails. Raises DataError for a missing or empty folder, and names what lies at the
     wrong level or, unless it is skipped, is no image.
     """
-    listed = [Row(d.name, c.name, f) for d in _folders(root) for c in _folders(d) for f in _files(c)]
-    return gather(*readable(listed, root, on_unreadable))
+    return gather(*readable(list_folders(domain_folders(root)), root, on_unreadable))
+
+
+def domain_folders(root: Path) -> dict[str, Path]:
+    """The folders under a root, by name, sorted. Raises DataError."""
+    return {folder.name: folder for folder in _folders(root)}
+
+
+def list_folders(domains: Mapping[str, Path]) -> list[Row]:
+    """Every file in every class folder of these domains. Raises DataError for what lies at the wrong level."""
+    return [Row(d, c.name, f) for d, folder in domains.items() for c in _folders(folder) for f in _files(c)]
 
 
 def readable(rows: Sequence[Row], where: Path, on_unreadable: OnUnreadable) -> tuple[list[Row], list[Path]]:

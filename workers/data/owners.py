@@ -14,7 +14,7 @@ from schemas.complaints import nearest
 from schemas.errors import DataError
 from schemas.experiment import Data
 from workers.data.images import Images, Indices
-from workers.data.split import Parts, listed, only_test, stratified
+from workers.data.split import Parts, listed, only_test, permuted, stratified
 from workers.plugins import load
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -71,7 +71,7 @@ def read_owners(data: Data, *, seed: int, cache: Path, site: str | None = None) 
     named = {_name(f"{prefix}{k}" if k else site or "client-0"): kept[v] for k, v in clients.items()}
     held = {_name(f"{prefix}{d}"): _of_domain(images, d) for d in data.hold_out}
     return Owners(
-        clients={k: _client(k, images.take(v), seed) for k, v in sorted(named.items())},
+        clients={k: Owner(k, mine := images.take(v), _parts(data, k, mine, seed)) for k, v in sorted(named.items())},
         held_out={k: Owner(k, images.take(v), only_test(len(v))) for k, v in sorted(held.items())},
         classes=images.classes,
         skipped=images.skipped,
@@ -98,10 +98,12 @@ def _as_listed(choice: Choice | None, images: Images) -> dict[str, Indices]:
     return {name: np.flatnonzero(owners == name) for name in sorted(set(images.clients))}
 
 
-def _client(name: str, images: Images, seed: int) -> Owner:
+def _parts(data: Data, name: str, images: Images, seed: int) -> Parts:
     if images.parts:
-        return Owner(name, images, listed(images.parts))
-    return Owner(name, images, stratified(images.labels, np.random.default_rng(derive(seed, name, "split"))))
+        return listed(images.parts)
+    if data.split == "permutation":
+        return permuted(len(images), seed)
+    return stratified(images.labels, np.random.default_rng(derive(seed, name, "split")))
 
 
 def _of_domain(images: Images, domain: str) -> Indices:

@@ -41,7 +41,7 @@ class FedClip(Method):
         "Lu et al., FedCLIP: Fast Generalization and Personalization for CLIP in Federated Learning, arXiv 2302.13485"
     )
     deviations = (
-        "the split is stratified per class, where the released code cuts one permutation",
+        "the split is stratified per class, unless `data.split` is `permutation`, which is that of the released code",
         "features are rounded to half precision once, where the released code encodes in half precision each time",
         "a quorum below the number of clients averages those that answered; the released code waits for all",
         "a model that a client could keep for itself is not built: in the released code it is the global gate too",
