@@ -7,15 +7,12 @@ Exit codes: 0 success, 1 a failed run, 2 a mistake of the user, 3 another loop o
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from orchestrator import cli_use
 from schemas.errors import ConfigError, QuorateError
-
-if TYPE_CHECKING:
-    pass
 
 FILE = click.Path(path_type=Path)
 LONGEST = 2000
@@ -138,6 +135,18 @@ def cancel(name: str) -> None:
     from orchestrator import shelf  # noqa: PLC0415
 
     shelf.cancel(name)
+
+
+@quorate.command()
+@click.option("--prune", is_flag=True, help="Throw features away by age, size or both.")
+@click.option("--unused-days", type=click.FloatRange(0), help="With --prune: those that no run has used for so long.")
+@click.option("--keep-gb", type=click.FloatRange(0), help="With --prune: the longest unused, until so much is left.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def cache(prune: bool, unused_days: float | None, keep_gb: float | None, as_json: bool) -> None:
+    """Show what is kept under QUORATE_CACHE: features of images and texts, and drawn images."""
+    from orchestrator import cache as caches  # noqa: PLC0415
+
+    caches.main(prune=prune, unused_days=unused_days, keep_gb=keep_gb, as_json=as_json)
 
 
 @quorate.group()

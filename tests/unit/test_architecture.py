@@ -189,6 +189,7 @@ command("version")
 command("list")
 command("runs")
 command("report", "done")
+command("cache")
 loaded["cpu_s"] = time.process_time()
 
 import orchestrator.command, orchestrator.run
@@ -211,7 +212,7 @@ def test_contracts_and_looking_commands_are_light_and_the_orchestrator_never_loa
     ran = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={**clean, "PYTHONPATH": str(ROOT)},
+        env={**clean, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         timeout=120,
@@ -219,9 +220,9 @@ def test_contracts_and_looking_commands_are_light_and_the_orchestrator_never_loa
     )
     assert ran.returncode == 0, ran.stderr
     loaded = json.loads(ran.stderr.splitlines()[-1])
-    for light in ("contracts", "version", "list", "runs", "report"):
+    for light in ("contracts", "version", "list", "runs", "report", "cache"):
         assert loaded[light] == [], light
-    assert loaded["cpu_s"] < 3  # all four commands together; importing torch alone takes longer
+    assert loaded["cpu_s"] < 3  # all five commands together; importing torch alone takes longer
     assert len(loaded["plugins"]) >= 12
     assert loaded["orchestrator"] == ["torch"]
     assert not (tmp_path / ".quorate").exists()  # looking makes no folders

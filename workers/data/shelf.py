@@ -4,6 +4,7 @@ Knows SQLite and checksums; must not know what is kept, or for whom.
 """
 
 import contextlib
+import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,8 @@ MAPPED = 2**31 - 65_536
 
 AT_ONCE = 500
 """Keys of one query."""
+
+KINDS = "SELECT substr(key, 1, instr(key || ':', ':') - 1), COUNT(*) FROM kept GROUP BY 1"
 
 Read = Callable[[Iterable[str], int], dict[str, bytes]]
 
@@ -61,6 +64,22 @@ class Shelf:
             db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", missing)
         return values | first
 
+    def kinds(self) -> dict[str, int]:
+        """How many values there are by the word before the `:` of their key. Changes nothing. Raises StoreError."""
+        address = f"{self.path.absolute().as_uri()}?mode=ro"
+        with self._failing():
+            if not self.path.stat().st_size:
+                return {}  # of a writer that has just begun
+            with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
+                return dict(db.execute(KINDS))
+
+    def clear(self) -> None:
+        """Forget everything, and give its room back. Raises StoreError."""
+        with self._open() as db:
+            db.execute("DELETE FROM kept")
+        with self._failing(), contextlib.closing(self._sound()) as db:
+            db.execute("VACUUM")
+
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         with self._failing(), contextlib.closing(self._sound()) as db, db:
@@ -76,13 +95,16 @@ class Shelf:
     def _sound(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return _connect(self.path)
+            db = _connect(self.path)
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError:
             self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
-            return _connect(self.path)
+            db = _connect(self.path)
+        with contextlib.suppress(OSError):
+            os.utime(self.path)  # when it was last used: what `quorate cache --prune` goes by
+        return db
 
 
 def _connect(path: Path) -> sqlite3.Connection:
