@@ -32,26 +32,27 @@ def admit(
     task: Open,
     run: str,
     *,
-    model: Tensors,
+    form: Tensors,
     blobs: BlobStore,
     codec: Codec,
     max_norm: float | None = None,
 ) -> Tensors | Rejected:
     """The update's decoded float32 tensors, or why they do not count.
 
-    model: the tensors that the update must match in names and shapes. max_norm: the greatest L2 norm that counts.
+    form: tensors that the update must match in names and shapes, for most methods those of the model.
+    max_norm: the greatest L2 norm that counts.
     Raises BlobError if the store cannot say.
     """
     refused = unasked(result, task, run)
     if refused is not None or result.update is None:
         return refused or Rejected(reason="no update")
-    if result.update.size > largest(model):
-        return Rejected(reason="too large", detail=f"{result.update.size} bytes, at most {largest(model)}")
+    if result.update.size > largest(form):
+        return Rejected(reason="too large", detail=f"{result.update.size} bytes, at most {largest(form)}")
     try:
         tensors, _ = open_update(blobs.get(result.update), codec)
     except (BlobMissing, BlobCorrupt, CodecError) as e:
         return Rejected(reason=_REASONS[type(e)], detail=e.message)
-    return unlike(tensors, model) or too_long(tensors, max_norm) or tensors
+    return unlike(tensors, form) or too_long(tensors, max_norm) or tensors
 
 
 def unasked(result: ClientResult, task: Open, run: str) -> Rejected | None:
@@ -74,19 +75,19 @@ def implausible(result: ClientResult) -> str:
     return f"{odd[0]} is not between 0 and 1" if odd else ""
 
 
-def largest(model: Tensors) -> int:
-    """Most bytes an update may have: twice the model, and room for names and metadata."""
-    return 2 * size(model) + 65_536 + 1_024 * len(model)
+def largest(form: Tensors) -> int:
+    """Most bytes an update may have: twice its form, and room for names and metadata."""
+    return 2 * size(form) + 65_536 + 1_024 * len(form)
 
 
-def unlike(tensors: Tensors, model: Mapping[str, torch.Tensor]) -> Rejected | None:
-    """What keeps these tensors from being added to the model, or None."""
-    if set(tensors) != set(model):
-        odd = sorted(set(tensors) ^ set(model))
+def unlike(tensors: Tensors, form: Mapping[str, torch.Tensor]) -> Rejected | None:
+    """What keeps these tensors from being added to others of that form, or None."""
+    if set(tensors) != set(form):
+        odd = sorted(set(tensors) ^ set(form))
         return Rejected(reason="names", detail=f"differ in {', '.join(odd[:3])}")
     for name, t in tensors.items():
-        if t.shape != model[name].shape:
-            return Rejected(reason="shapes", detail=f"{name}: {list(t.shape)} for {list(model[name].shape)}")
+        if t.shape != form[name].shape:
+            return Rejected(reason="shapes", detail=f"{name}: {list(t.shape)} for {list(form[name].shape)}")
     for name, t in tensors.items():
         if t.dtype != torch.float32:
             return Rejected(reason="dtypes", detail=f"{name}: {t.dtype}")

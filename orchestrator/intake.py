@@ -26,7 +26,7 @@ STRANGERS = 8
 
 
 class Intake:
-    """The door of one run. `models`: the current tensors of each group, which updates must match."""
+    """The door of one run. `models`: the current tensors of each group, whose form updates must have."""
 
     def __init__(self, plan: Plan, commits: Commits, simulator: Simulator, journal: Journal) -> None:
         self.plan, self.commits, self.simulator, self.journal = plan, commits, simulator, journal
@@ -100,12 +100,15 @@ class Intake:
                 self.journal.record("evaluated", held.due, task.base, client, **result.metrics)
 
     def _weigh_up(self, book: Book, task: Open, result: ClientResult, at: float, model: Tensors) -> None:
-        found = self._admit(book, task, result, model)
+        form = self.plan.method.form(model) if model else model
+        found = self._admit(book, task, result, form)
+        if not isinstance(found, Rejected) and (odd := self.plan.method.implausible(found, model)):
+            found = Rejected(reason="implausible", detail=odd)
         facts: dict[str, object] = {
             "task": task.task_id,
             "base": task.base,
             "group": task.group,
-            "bytes": self._size_of_own(task, result, model),
+            "bytes": self._size_of_own(task, result, form),
         }
         if isinstance(found, Rejected):
             if result.client in task.clients:
@@ -122,13 +125,13 @@ class Intake:
         facts |= {"weight": result.weight, "lag": book.lag(task), "metrics": result.metrics}
         self.journal.record(event, at, book.version, result.client, **facts)
 
-    def _size_of_own(self, task: Open, result: ClientResult, model: Tensors) -> int:
+    def _size_of_own(self, task: Open, result: ClientResult, form: Tensors) -> int:
         """Bytes of an update, if it lies where it should; no more than an update may have."""
         blob = result.update
         own = blob is not None and result.client in task.clients
         if blob is None or not own or not keys.is_upload(blob, self.commits.run, "updates", task, result.client):
             return 0
-        return min(blob.size, largest(model))
+        return min(blob.size, largest(form))
 
     def _discard(self, task: Open, result: ClientResult) -> None:
         """Refused blobs go, but only from where this client was given leave to write: the rest is not its to name."""
@@ -150,7 +153,7 @@ class Intake:
         """Whatever was uploaded for a task is rubbish, but for what was accepted of it."""
         self.rubbish.extend(keys.uploads_of(self.commits.run, task))
 
-    def _admit(self, book: Book, task: Open, result: ClientResult, model: Tensors) -> Tensors | Rejected:
+    def _admit(self, book: Book, task: Open, result: ClientResult, form: Tensors) -> Tensors | Rejected:
         if book.version >= self.plan.versions:
             return Rejected(reason="run over", detail="the last version is committed")
         if (result.client, task.base, task.group) in book.seen:
@@ -161,7 +164,7 @@ class Intake:
         if book.lag(task) > spec.max_staleness:
             return Rejected(reason="too stale", detail=f"lags more than {spec.max_staleness} versions")
         run, max_norm = self.commits.run, spec.max_norm
-        return admit(result, task, run, model=model, blobs=blobs, codec=codec, max_norm=max_norm)
+        return admit(result, task, run, form=form, blobs=blobs, codec=codec, max_norm=max_norm)
 
     def gives_up(self, book: Book, task: Open, at: float, reason: str) -> None:
         """A worker said that the task cannot be done: nobody of it answers any more."""

@@ -92,6 +92,10 @@ def _objections(made: Plan) -> Iterator[tuple[bool, str]]:
         f"updates of method {name} may not be discounted; use staleness: constant or max_staleness: 0",
     )
     yield (
+        not traits.aggregates and (e.aggregator.name, e.rounds.apply, e.rounds.server_lr) != ("mean", "delta", 1),
+        f"method {name} adds up by itself; leave out aggregator, rounds.apply and rounds.server_lr",
+    )
+    yield (
         traits.pools and e.sites is not None,
         f"method {name} trains on everybody's images at once, which lie at the sites; it is for simulations only",
     )

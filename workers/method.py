@@ -26,7 +26,8 @@ class Traits:
 
     sums: updates may be added. lossy: they may be compressed, clipped, noised. discounted: they may be weighted by
     staleness. trains: false for a method that only evaluates (the run then stays at version 0). pools: a client trains
-    on the images of all clients, which only a simulation can give it.
+    on the images of all clients, which only a simulation can give it. aggregates: false for a method that adds up by
+    itself, so that no aggregator, `apply` or `server_lr` has a say.
     """
 
     sums: bool = True
@@ -34,6 +35,7 @@ class Traits:
     discounted: bool = True
     trains: bool = True
     pools: bool = False
+    aggregates: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Client:
 class Update:
     """What a client contributes.
 
-    tensors: float32 deltas from the incoming model, under its names.
+    tensors: float32 deltas from the incoming model, under its names, or what the method's `form` asks for.
     weight: its share in a weighted mean (often the number of training images). private: its next private state.
     """
 
@@ -133,6 +135,14 @@ class Method(ABC):
         """Version 0: the tensors that `build` starts from, in one group."""
         module = self.build(setting, ALL, generator(setting.experiment.seed, "init"))
         return State(tensors={ALL: {k: v.detach().clone() for k, v in module.state_dict().items()}})
+
+    def form(self, model: Tensors) -> Tensors:
+        """What an update must be like, in names and shapes: by default like the model. On any device, `meta` too."""
+        return model
+
+    def implausible(self, update: Tensors, model: Tensors) -> str:
+        """What in an update of the right form cannot be, in words; empty if nothing. Such an update is rejected."""
+        return ""
 
     def fold(self, aggregator: Aggregator) -> Fold:
         """Where the updates of a group go: by default the chosen aggregator's fold."""

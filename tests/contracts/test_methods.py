@@ -97,8 +97,9 @@ def test_three_clients_train_for_two_versions(method: Method, of: Setting) -> No
 def test_an_update_fits_the_model_it_was_trained_from(method: Method, of: Setting) -> None:
     incoming = method.init(of).tensors[ALL]
     update = method.train(client(of, "a", incoming))
-    named = {k: t for k, t in update.tensors.items() if not k.startswith("stat.")}
-    assert {k: (t.shape, t.dtype) for k, t in named.items()} == {k: (t.shape, t.dtype) for k, t in incoming.items()}
+    named = {k: (t.shape, t.dtype) for k, t in update.tensors.items()}
+    assert named == {k: (t.shape, t.dtype) for k, t in method.form(incoming).items()}
+    assert not method.implausible(update.tensors, incoming)
     assert all(t.dtype == torch.float32 and t.device.type == "cpu" for t in update.tensors.values())
 
 
@@ -135,7 +136,7 @@ def test_the_state_survives_saving(method: Method, of: Setting) -> None:
 
 
 def test_updates_that_sum_merge_like_their_mean(method: Method, of: Setting) -> None:
-    if not method.traits.sums:
+    if not (method.traits.sums and method.traits.aggregates):
         return
     state = method.init(of)
     merged, updates = _round(method, of, state, 0)

@@ -66,7 +66,7 @@ class Door:
 
     def ask(self, update: BlobRef | None, *, codec: Codec = RAW, **changes: Any) -> Tensors | Rejected:
         result = ClientResult.model_validate({"client": CLIENT, "update": update, "weight": 3.0, **changes})
-        return admit(result, self.task, RUN, model=MODEL, blobs=self.blobs, codec=codec)
+        return admit(result, self.task, RUN, form=MODEL, blobs=self.blobs, codec=codec)
 
     def refusal(self, update: BlobRef | None, **changes: Any) -> Rejected:
         answer = self.ask(update, **changes)
@@ -260,7 +260,7 @@ def test_whatever_the_bytes_are_admission_answers(tail: bytes, at: int, value: i
         ref = BlobRef(key=KEY, sha256=digest(data), size=len(data))
         result = ClientResult(client=CLIENT, update=ref, weight=3.0)
         task = Open(task_id=TASK, kind="train", base=0, clients=(CLIENT,), asked_at=0.0)
-        found = admit(result, task, RUN, model=MODEL, blobs=_Held(data), codec=RAW)  # type: ignore[arg-type]
+        found = admit(result, task, RUN, form=MODEL, blobs=_Held(data), codec=RAW)  # type: ignore[arg-type]
         if not isinstance(found, Rejected):
             assert {k: t.shape for k, t in found.items() if k in MODEL} == {k: t.shape for k, t in MODEL.items()}
             assert all(bool(t.isfinite().all()) for t in found.values())
@@ -326,14 +326,14 @@ def test_an_update_longer_than_the_bound_is_refused(door: Door, factor: float, s
     # Of 6 numbers 1 and 3 numbers 2 the L2 norm is sqrt(6 + 12).
     update = {k: t * factor for k, t in _delta().items()}
     result = ClientResult(client=CLIENT, update=door.put(_bytes(update)), weight=3.0)
-    found = admit(result, door.task, RUN, model=MODEL, blobs=door.blobs, codec=RAW, max_norm=math.sqrt(18))
+    found = admit(result, door.task, RUN, form=MODEL, blobs=door.blobs, codec=RAW, max_norm=math.sqrt(18))
     assert (found.reason if isinstance(found, Rejected) else None) == said
 
 
 def test_the_bound_is_on_what_arrives_and_null_bounds_nothing(door: Door) -> None:
     top = torch.full((3,), torch.finfo(torch.float32).max)
     huge = ClientResult(client=CLIENT, update=door.put(_bytes(_delta(b=top))), weight=3.0)
-    asked = {"model": MODEL, "blobs": door.blobs, "codec": RAW}
+    asked = {"form": MODEL, "blobs": door.blobs, "codec": RAW}
     assert not isinstance(admit(huge, door.task, RUN, **asked), Rejected)  # type: ignore[arg-type]
     refused = admit(huge, door.task, RUN, max_norm=1e38, **asked)  # type: ignore[arg-type]
     assert isinstance(refused, Rejected)  # the sum of squares is beyond float32, and is not infinite

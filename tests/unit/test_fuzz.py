@@ -171,7 +171,7 @@ def test_2000_damaged_updates() -> None:
     for data in damaged:
         blob = BlobRef(key=keys.upload(RUN, "updates", TASK, 1, "ann"), sha256=digest(data), size=len(data))
         result = ClientResult(client="ann", update=blob, weight=3.0)
-        found = admit(result, task, RUN, model=MODEL, blobs=_Held(data), codec=Raw(Raw.Params()))  # type: ignore[arg-type]
+        found = admit(result, task, RUN, form=MODEL, blobs=_Held(data), codec=Raw(Raw.Params()))  # type: ignore[arg-type]
         answers[found.reason if isinstance(found, Rejected) else "let in"] += 1
         if not isinstance(found, Rejected):
             assert {k: (t.shape, t.dtype) for k, t in found.items()} == {

@@ -64,6 +64,15 @@ class Pooled(Exact):
         """No parameters."""
 
 
+class Adding(Exact):
+    """A method that adds up by itself."""
+
+    traits = Traits(aggregates=False)
+
+    class Params(Frozen):
+        """No parameters."""
+
+
 class Untrained(Exact):
     """A method that only evaluates."""
 
@@ -407,6 +416,9 @@ def _plan(write: Any, method: str, *overrides: str) -> Plan:
         ("Exact", f"transforms=[{{name: '{HERE}:Nothing'}}]", "transforms would falsify them; use none"),
         ("Unsummable", "aggregator.name=mean", "may not be added, as aggregator mean does"),
         ("Undiscounted", "rounds.max_staleness=1", "may not be discounted; use staleness: constant"),
+        ("Adding", f"aggregator.name={HERE}:Keep", "leave out aggregator, rounds.apply and rounds.server_lr"),
+        ("Adding", "rounds.apply=mix", "leave out aggregator, rounds.apply and rounds.server_lr"),
+        ("Adding", "rounds.server_lr=0.5", "leave out aggregator, rounds.apply and rounds.server_lr"),
         ("Pooled", "seed=0", "one client trains for all; use in_flight: 1, quorum: 1 and floor: 1"),
     ],
 )
@@ -424,6 +436,7 @@ def test_parts_that_would_give_a_wrong_result_are_refused(write: Any, method: st
         ("Unsummable", f"aggregator.name={HERE}:Keep"),
         ("Undiscounted", "rounds.max_staleness=0"),
         ("Undiscounted", "rounds.staleness=constant"),
+        ("Adding", "rounds.max_staleness=3"),
         ("Pooled", "rounds={in_flight: 1, quorum: 1, floor: 1}"),
     ],
 )
