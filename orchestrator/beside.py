@@ -15,6 +15,7 @@ TITLES = {"mean": "mean", "worst": "worst", "held_out": "held out"}
 
 def show(found: Comparison, console: Console) -> None:
     """Print the runs, what the groups are, and how they compare."""
+    _say(console, "accuracy of the last version in %")
     console.print(_runs(found, console.width))
     if any(line.virtual for line in found.runs):
         _say(console, "s: seconds of virtual time" + ("" if all(r.virtual for r in found.runs) else " where marked v"))
@@ -22,8 +23,8 @@ def show(found: Comparison, console: Console) -> None:
     for group in found.groups:
         own = "".join(f", {path}={value}" for path, value in group.differs.items() if path not in _SHOWN)
         _say(console, f"{group.group}: {group.method}, {group.codec}, {group.mode}{own}")
-    if any(group.estimates for group in found.groups):
-        _say(console, "")
+    if any(e.seeds > 1 for group in found.groups for e in group.estimates.values()):
+        _say(console, "\nover seeds: mean ± half of the 95 % interval, in %")
         console.print(_estimates(found, console.width))
     if found.differences:
         _say(console, "differences are paired by seed; one whose interval leaves out 0 is one at 95 %")
@@ -35,12 +36,13 @@ _SHOWN = ("method.name", "codec.name", "rounds.quorum", "rounds.in_flight")
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(plain(text), markup=False, highlight=False)
+    for line in text.split("\n"):
+        console.print(plain(line), markup=False, highlight=False)
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
     """A table whose first column is cut, if it must be, so that no number is."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     others = sum(max(len(row[i]) for row in (head, *rows)) + 1 for i in range(1, len(head)))
     table.add_column(head[0], overflow="ellipsis", no_wrap=True, max_width=max(8, width - others))
     for name in head[1:]:
@@ -59,14 +61,13 @@ def _runs(found: Comparison, width: int) -> Table:
         accuracy = [_percent(getattr(r, number)) for number in TITLES]
         seconds = f"{r.seconds:.1f}" + (" v" if mixed and r.virtual else "")
         rows.append((r.run, r.group, str(r.seed), version, *accuracy, size(r.bytes_up), size(r.bytes_down), seconds))
-    return _table("accuracy of the last version in %", head, rows, width)
+    return _table(head, rows, width)
 
 
 def _estimates(found: Comparison, width: int) -> Table:
     rows = [_cells(group.group, group.estimates) for group in found.groups]
     rows += [_cells(f"{d.group} - {d.minus}", d.estimates, sign="+") for d in found.differences]
-    title = "over seeds: mean ± half of the 95 % interval, in %"
-    return _table(title, ("group", "seeds", *TITLES.values()), rows, width)
+    return _table(("group", "seeds", *TITLES.values()), rows, width)
 
 
 def _cells(name: str, estimates: Mapping[str, Estimate], sign: str = "") -> Sequence[str]:

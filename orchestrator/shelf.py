@@ -48,6 +48,7 @@ def write_page(name: str, path: Path) -> None:
     events = archive.events(named(name))
     text = page.render(findings.find(archive.story(name), events))
     write_whole(path, text.encode(errors="replace"))
+    path.chmod(0o644)  # made to be shown
     click.echo(f"wrote {path} ({view.size(path.stat().st_size)})", err=True)
     _warn(archive)
 

@@ -178,6 +178,11 @@ def test_eighty_columns_are_enough_for_the_longest_name() -> None:
     assert any(line.startswith("b - a") and "+2.5 ± 95.3" in line for line in lines)  # 0.1 and -0.05, t = 12.706
 
 
+def test_without_a_second_seed_there_is_no_table_over_seeds() -> None:
+    assert not any("over seeds" in line for line in shown(compare({"x": journal(0, 0.6), "again": journal(0, 0.6)})))
+    assert any("over seeds" in line for line in shown(compare({"x": journal(0, 0.6), "y": journal(1, 0.6)})))
+
+
 # --- seeds
 
 
