@@ -109,15 +109,26 @@ def _accuracy(axes: Axes, found: Findings, x: Callable[[Curve], Sequence[float]]
 
 def _label(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
     """Names at the right of where the lines end, none over another."""
-    low, high = axes.get_ylim()
-    gap, place = 0.065 * (high - low), low - 1.0
     right = max((x for x, _, _ in ends.values()), default=0.0)
-    for name, (x, y, colour) in sorted(ends.items(), key=lambda item: item[1][1]):
-        place = max(y, place + gap)
+    places = _apart({name: y for name, (_, y, _) in ends.items()}, *axes.get_ylim())
+    for name, (x, y, colour) in ends.items():
         axes.annotate(
-            _short(name), (x, y), (right + 0.03 * (right or 1), place), color=colour, va="center", fontsize=9,
+            _short(name), (x, y), (right + 0.03 * (right or 1), places[name]), color=colour, va="center", fontsize=9,
             annotation_clip=False, arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6},
         )  # fmt: skip
+
+
+def _apart(heights: Mapping[str, float], low: float, high: float) -> dict[str, float]:
+    """Heights moved apart: upwards from the lowest, then downwards from the top, so that none is above it."""
+    gap, floor, ceiling = 0.065 * (high - low), low, high
+    found: dict[str, float] = {}
+    for name in sorted(heights, key=lambda n: heights[n]):
+        found[name] = max(heights[name], floor)
+        floor = found[name] + gap
+    for name in reversed(list(found)):
+        found[name] = min(found[name], ceiling)
+        ceiling = found[name] - gap
+    return found
 
 
 def _seconds(axes: Axes, found: Findings) -> None:
@@ -191,8 +202,8 @@ def _bytes(axes: Axes, found: Findings) -> None:
     for name, counts, colour in (("down", found.bytes_down, PALETTE[1]), ("up", found.bytes_up, PALETTE[0])):
         sums = [n / 1e6 for n in accumulate(counts)]
         axes.step([0, *rounds], [0.0, *sums], color=colour, where="post", label=name)
-        axes.annotate(name, (rounds[-1], sums[-1]), (4, 0), textcoords="offset points", color=colour, va="center")
     axes.set(xlabel="rounds", ylabel="MB since the beginning")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, handlelength=1, columnspacing=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
@@ -216,7 +227,7 @@ def _by_name(axes: Axes, known: Sequence[Client]) -> None:
 def _by_rank(axes: Axes, known: Sequence[Client]) -> None:
     ranked = sorted(known, key=lambda c: (c.weight or 0.0, c.data or 0.0), reverse=True)
     places = range(1, len(ranked) + 1)
-    axes.plot(places, [c.data or 0.0 for c in ranked], "o", color="black", ms=2.5, mew=0, label=DATA)
+    axes.plot(places, [c.data or 0.0 for c in ranked], "o", color="black", ms=2.5, mew=0, alpha=0.5, label=DATA)
     axes.plot(places, [c.weight or 0.0 for c in ranked], "o", color=PALETTE[0], ms=3.5, mew=0, label=WEIGHT)
     axes.set(xlabel="clients, in the order of their weight", ylim=(0, None))
     axes.yaxis.set_major_formatter(_share)

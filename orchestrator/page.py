@@ -30,7 +30,7 @@ def render(found: Findings) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"percent": view.percent, "size": view.size, "plain": view.plain}
-    environment.filters |= {"seconds": _seconds, "moment": _moment}
+    environment.filters |= {"seconds": _seconds, "moment": _moment, "share": _share}
     rounds = found.story.rounds
     return environment.get_template(
         "run.html"
@@ -53,6 +53,11 @@ def _mean(found: Findings) -> float | None:
 
 def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:,.1f} s"
+
+
+def _share(value: float | None) -> str:
+    """Of thousands of clients each has little: figures that count, not places behind the point."""
+    return "–" if value is None else f"{100 * value:.3g} %"
 
 
 def _moment(wall: float | None) -> str:

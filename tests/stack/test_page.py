@@ -30,6 +30,12 @@ A4 = ViewportSize(width=round((210 - 2 * 14) / 25.4 * 96), height=1000)
 TOO_WIDE = (
     "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
 )
+CUT = """[...document.querySelectorAll("svg text")].filter(text => {
+  const [own, plot] = [text, text.closest("svg")].map(e => e.getBoundingClientRect());
+  return own.left < plot.left - 1 || own.right > plot.right + 1 || own.top < plot.top - 1 ||
+    own.bottom > plot.bottom + 1;
+}).map(text => text.textContent)"""
+"""Words of a plot that reach over its edge, where a browser cuts them off."""
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 
@@ -86,10 +92,10 @@ def test_it_opens_from_disk_with_every_section_and_asks_for_nothing_else(page: P
 
 def test_it_fits_a_laptop_and_a_sheet_of_paper(page: Page, file: Path) -> None:
     page.goto(file.as_uri())
-    assert page.evaluate(TOO_WIDE) == 0
+    assert page.evaluate(TOO_WIDE) == 0 and page.evaluate(CUT) == []
     page.set_viewport_size(A4)
     page.emulate_media(media="print")
-    assert page.evaluate(TOO_WIDE) == 0
+    assert page.evaluate(TOO_WIDE) == 0 and page.evaluate(CUT) == []
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
 
 
@@ -105,4 +111,5 @@ def test_a_hostile_reason_and_domain_are_shown_and_do_nothing(page: Page, heard:
     page.goto(path.as_uri())
     expect(page.locator("#causes + table")).to_contain_text(HOSTILE)
     assert page.locator("script").count() == 0 and heard.said == []
+    assert page.evaluate(CUT) == [], "long names are cut where one can see it"
     assert [url for url in heard.requests if not url.startswith("data:")] == [path.as_uri()]

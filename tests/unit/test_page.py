@@ -4,12 +4,15 @@ import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator import page, retold
-from orchestrator.charts import NAMED, charts
+from orchestrator.charts import NAMED, _apart, charts
 from orchestrator.extras import needed
 from orchestrator.findings import Findings, fates, find
 from orchestrator.story import Story as Telling
@@ -199,6 +202,16 @@ def test_the_row_of_a_version_says_who_was_late_and_why_others_are_missing() -> 
     made: Round = told(EVENTS).story.rounds[0]
     assert retold.notes(made, 80) == ["in ann", "without bob"], "who was in stands in the plot, not in the row"
     assert ">in ann" not in text
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_labels_stand_apart_in_their_order_and_inside_the_plot(heights: list[float]) -> None:
+    named = {str(i): y for i, y in enumerate(heights)}
+    found = _apart(named, 0.0, 1.0)
+    places = sorted(found.values())
+    assert all(b - a >= 0.065 - 1e-9 for a, b in pairwise(places)) and all(-1e-9 <= y <= 1 for y in places)
+    assert sorted(named, key=lambda n: named[n]) == sorted(found, key=lambda n: found[n])
+    assert _apart({"a": 0.2, "b": 0.8}, 0.0, 1.0) == {"a": 0.2, "b": 0.8}, "who has room stays"
 
 
 def test_a_library_that_is_missing_is_one_line_that_says_what_to_install() -> None:
