@@ -14,21 +14,28 @@ from orchestrator.view import percent, size
 from schemas.adapter import AdapterFacts
 from schemas.log import Event
 from schemas.report import Report
-from workers.method import Method
 from workers.plugins import plugin_class
+
+OWN_HERE = "clients/ holds the clients' own models, by which they are judged; the one beside it is for everybody else."
+OWN_ELSEWHERE = "The clients' own models are not here: their private state lies with them, or in another store."
 
 LIBRARIES = ("quorate", "torch", "open_clip_torch")
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a card is made of. tag: open_clip's model and tag of the backbone, if it is published. bytes: of tensors."""
+    """What a card is made of. tag: open_clip's model and tag of the backbone, if it is published. bytes: of tensors.
+
+    personal: whether clients may have models of their own. clients: those whose own are in the export.
+    """
 
     facts: AdapterFacts
     report: Report
     events: Sequence[Event]
     tag: tuple[str, str] | None
     bytes: int
+    personal: bool = False
+    clients: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,10 @@ def _use(told: Told) -> list[str]:
     ]
     if told.tag is None:
         rows.append(("`backbone/`", "the frozen CLIP, in open_clip's `local-dir:` layout"))
+    if told.clients:
+        rows.append(
+            ("`clients/OWNER/`", f"the same four files for the own model of each of {len(told.clients)} owners")
+        )
     return [
         "## Use", "", "```sh", "pip install torch open_clip_torch", "python load.py IMAGE...", "```", "",
         *_table(("file", "what it is"), rows), "",
@@ -136,8 +147,8 @@ def _method(told: Told) -> list[str]:
         chosen = method.params["adapter"]
         name = chosen if isinstance(chosen, str) else chosen["name"]
         lines += [f"Its adapter is `{name}`.", "", *_source(plugin_class("workers.adapters", name))]
-    if found.personal is not Method.personal:
-        lines += ["The owners' own models are not here: what is private to them stays with them.", ""]
+    if told.personal:
+        lines += [OWN_HERE if told.clients else OWN_ELSEWHERE, ""]
     report = told.report
     lines += [
         f"Run {report.run}: {report.status}, version {report.version}, seed {report.seed}; "

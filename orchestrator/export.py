@@ -10,12 +10,14 @@ from pathlib import Path
 import click
 
 from infra import logs, settings
+from infra.runtime import connect_blobs
 from orchestrator import card, results
 from orchestrator.archive import read_journal, read_report
+from orchestrator.personal import is_personal, own
 from schemas.adapter import AdapterFacts
 from schemas.base import Choice
 from schemas.errors import ConfigError
-from workers.classifier import Classifier, classifier, read_adapter, with_weights
+from workers.classifier import Adapter, Classifier, attached, classifier, read_adapter, with_weights
 from workers.models import _portable
 from workers.tensors import size
 
@@ -51,19 +53,32 @@ def export(run: str, to: Path, *, weights: Path | None = None, plugins: Sequence
         raise ConfigError(f"{to} is there already", hint="name a new folder")
     adapter = read_adapter(results.adapter_of(folder))
     report, events = read_report(folder / "report.json"), read_journal(folder)
-    made = classifier(with_weights(adapter, weights), settings.read().cache, plugins)
-    program, tag = made.program(), _portable.tag(adapter.facts.backbone)
-    facts = adapter.facts.model_copy(update={"backbone": _without_paths(adapter.facts.backbone)})
+    environment, tag = settings.read(), _portable.tag(adapter.facts.backbone)
+    made = classifier(with_weights(adapter, weights), environment.cache, plugins)
+    personal = is_personal(adapter.facts.method.name)
+    clients = own(adapter, events, connect_blobs(environment)) if personal else {}
     with results.whole_folder(to) as part:
         if tag is None:
             _portable.write(made.features.backbone, part / "backbone")
-        (part / "adapter.pt2").write_bytes(program)
-        (part / results.ADAPTER).write_bytes(results.written(facts, adapter.tensors))
-        (part / "config.json").write_text(_config(made, facts))
-        (part / "load.py").write_text(LOAD.format(backbone=arguments(tag)))
-        (part / "README.md").write_text(card.write(card.Told(facts, report, tuple(events), tag, size(adapter.tensors))))
+        _write(part, adapter, made, arguments(tag))
+        for client, one in clients.items():
+            (part / "clients" / client).mkdir(parents=True)
+            _write(part / "clients" / client, one, attached(one, made.features, plugins), arguments(tag, "../../"))
+        told = card.Told(adapter.facts, report, tuple(events), tag, size(adapter.tensors), personal, tuple(clients))
+        (part / "README.md").write_text(card.write(told))
     click.echo(f"{to}/ holds {', '.join(sorted(p.name for p in to.iterdir()))}")
+    if personal:
+        click.echo(card.OWN_HERE if clients else card.OWN_ELSEWHERE)
     click.echo(f"python {to / 'load.py'} IMAGE...  needs torch and open_clip, and nothing of Quorate")
+
+
+def _write(folder: Path, adapter: Adapter, made: Classifier, backbone: str) -> None:
+    """One model: as a program, as tensors, and what loads it."""
+    facts = adapter.facts.model_copy(update={"backbone": _without_paths(adapter.facts.backbone)})
+    (folder / "adapter.pt2").write_bytes(made.program())
+    (folder / results.ADAPTER).write_bytes(results.written(facts, adapter.tensors))
+    (folder / "config.json").write_text(_config(made, facts))
+    (folder / "load.py").write_text(LOAD.format(backbone=backbone))
 
 
 def _config(made: Classifier, facts: AdapterFacts) -> str:
@@ -71,9 +86,9 @@ def _config(made: Classifier, facts: AdapterFacts) -> str:
     return json.dumps(facts.model_dump(mode="json") | more, indent=2, ensure_ascii=False) + "\n"
 
 
-def arguments(tag: tuple[str, str] | None) -> str:
-    """What open_clip is asked for, as Python."""
-    return f"{tag[0]!r}, pretrained={tag[1]!r}" if tag else """f"local-dir:{here / 'backbone'}\""""
+def arguments(tag: tuple[str, str] | None, up: str = "") -> str:
+    """What open_clip is asked for, as Python. up: from the script's folder to that of the backbone's."""
+    return f"{tag[0]!r}, pretrained={tag[1]!r}" if tag else f"""f"local-dir:{{here / '{up}backbone'}}\""""
 
 
 def _without_paths(backbone: Choice) -> Choice:

@@ -4,12 +4,16 @@ from pydantic import Field, NonNegativeInt
 
 from schemas.base import Choice, Frozen, Name, Sha256, Shown
 
+PRIVATE = "private."
+"""Before the names of tensors that are one client's private state."""
+
 
 class AdapterFacts(Frozen):
     """What an adapter belongs to: without that its tensors mean nothing.
 
     classes: in the order of the logits. backbone_fingerprint: of the only backbone whose features it understands.
-    seed: of the run; some methods draw what they do not send. sha256: of its tensors (`workers.tensors.fingerprint`).
+    seed: of the run; some methods draw what they do not send. client: whose own it is, if it is one client's; what
+    that client keeps to itself stands among the tensors under PRIVATE. sha256: of the tensors.
     """
 
     method: Choice
@@ -18,6 +22,7 @@ class AdapterFacts(Frozen):
     backbone: Choice
     backbone_fingerprint: Shown
     run: Name
+    client: Name | None = None
     seed: NonNegativeInt = 0
     version: NonNegativeInt
     sha256: Sha256

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from schemas import experiment
-from schemas.adapter import AdapterFacts
+from schemas.adapter import PRIVATE, AdapterFacts
 from schemas.base import Choice
 from schemas.complaints import complaint, cut
 from schemas.errors import CodecError, ConfigError, DataError, PluginError
@@ -142,7 +142,7 @@ class Classifier:
 
 
 def classifier(adapter: Adapter, cache: Path, allowed: Collection[str] | None = ()) -> Classifier:
-    """The adapter on the backbone that it names, with class texts as in its run.
+    """The adapter on the backbone that it names.
 
     allowed: dotted names of plugins from outside of Quorate that may be loaded; None allows all. Raises ConfigError
     (PluginError), also if the backbone here is not the one of the adapter's fingerprint.
@@ -153,10 +153,18 @@ def classifier(adapter: Adapter, cache: Path, allowed: Collection[str] | None = 
         here, there = features.backbone.fingerprint[:12], facts.backbone_fingerprint[:12]
         hint = "take the weights of the run; the same name can stand for others"
         raise ConfigError(f"the backbone {facts.backbone.name!r} here is {here}, the adapter's is {there}", hint=hint)
+    return attached(adapter, features, allowed)
+
+
+def attached(adapter: Adapter, features: Features, allowed: Collection[str] | None = ()) -> Classifier:
+    """The adapter on its backbone, with class texts as in its run; `allowed` and errors as for `classifier`."""
+    facts = adapter.facts
     setting = agree(_agreed(facts), features)
     method: Method = _loaded("workers.methods", facts.method, allowed)
+    shared = {name: t for name, t in adapter.tensors.items() if not name.startswith(PRIVATE)}
+    private = {name.removeprefix(PRIVATE): t for name, t in adapter.tensors.items() if name not in shared}
     try:
-        module = method.personal(setting, ALL, adapter.tensors, {})
+        module = method.personal(setting, ALL, shared, private)
     except Exception as e:  # of any method, torch included: whatever it raises means that these are not its tensors
         why = " ".join(str(e).split())[:200]
         raise ConfigError(f"the tensors of the adapter do not fit method {facts.method.name}: {why}") from e

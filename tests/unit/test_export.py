@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from orchestrator import card, export, predict, results
+from orchestrator.archive import read_report
 from schemas.adapter import AdapterFacts
 from schemas.base import Choice
 from schemas.errors import ConfigError
@@ -19,6 +20,8 @@ from schemas.log import Event
 from schemas.report import Accuracies, Report
 from tests.runs import here
 from tests.toys import experiment, paint
+from workers.classifier import read_adapter
+from workers.data.owners import read_owners
 from workers.models import _portable
 
 ROOT = Path(__file__).parents[2]
@@ -190,6 +193,66 @@ def test_the_readme_attaches_an_adapter_to_an_open_clip_model(
     said = capsys.readouterr().out.split()[0]
     assert predict.show(folder / "runs" / "readme", [Path("boat.png")]) == 0
     assert capsys.readouterr().out.split()[1] == said
+
+
+# --- models of clients' own
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """The result of a run in which every client keeps what it learns."""
+    method = {"name": "local_only", "params": {"epochs": 5, "lr": 0.05}}
+    return ran(folder, "alone", method, {"name": "tiny"})
+
+
+def test_a_clients_own_model_is_exported_and_as_accurate_as_the_report_says(
+    alone: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QUORATE_BLOBS", f"file:{folder / 'alone' / 'blobs'}")
+    export.export(str(alone), tmp_path / "made")
+    assert card.OWN_HERE in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "made" / "clients").iterdir()} == {"flat-0", "noisy-0"}
+    asked = experiment(folder / "images")
+    assert asked.data is not None
+    owners = read_owners(asked.data, seed=asked.seed, cache=folder)
+    final = read_report(alone / "report.json").accuracy.final
+    for name, accuracy in final.items():
+        own = tmp_path / "made" / "clients" / name
+        chosen = owners.find(name).images.take(owners.find(name).parts.test)
+        capsys.readouterr()
+        assert predict.show(own, chosen.paths, as_json=True) == 0
+        told = json.loads(capsys.readouterr().out)["images"]
+        right = [i["top"][0]["class"] == chosen.classes[k] for i, k in zip(told, chosen.labels, strict=True)]
+        assert sum(right) / len(right) == pytest.approx(accuracy, abs=1e-6)
+        _, probabilities = stranger(own / "load.py", list(chosen.paths), tmp_path)
+        for one, other in zip(told, probabilities, strict=True):
+            assert other == pytest.approx({t["class"]: t["probability"] for t in one["top"]}, abs=2e-3)
+    page = (tmp_path / "made" / "README.md").read_text()
+    assert "clients/OWNER/" in page and card.OWN_HERE in page
+
+
+def test_two_clients_models_differ_and_everybody_elses_is_version_0(
+    alone: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUORATE_BLOBS", f"file:{folder / 'alone' / 'blobs'}")
+    export.export(str(alone), tmp_path / "made")
+    clients = [tmp_path / "made" / "clients" / name / "adapter.safetensors" for name in ("flat-0", "noisy-0")]
+    first, second = (read_adapter(path) for path in clients)
+    assert set(first.tensors) == {"private.weight", "private.bias"} and first.facts.client == "flat-0"
+    assert not torch.equal(first.tensors["private.weight"], second.tensors["private.weight"])
+    assert read_adapter(tmp_path / "made" / "adapter.safetensors").tensors == {}
+
+
+@pytest.mark.parametrize("name", ["another", "alone"])
+def test_where_the_clients_own_models_do_not_lie_it_is_said(
+    alone: Path, folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = experiment(folder / "images", method={"name": "local_only"}, rounds=ROUNDS, seed=1)
+    here.run(asked, tmp_path, name=name)  # under the same name too it is another run
+    monkeypatch.setenv("QUORATE_BLOBS", f"file:{tmp_path / 'blobs'}")
+    export.export(str(alone), tmp_path / "made")
+    assert card.OWN_ELSEWHERE in (tmp_path / "made" / "README.md").read_text()
+    assert not (tmp_path / "made" / "clients").exists()
 
 
 # --- the card
