@@ -12,7 +12,7 @@ import yaml
 from orchestrator import command, shelf
 from orchestrator.archive import FOLDER, read_report
 from orchestrator.extras import needed
-from orchestrator.plan import plan, read_experiment
+from orchestrator.plan import read_experiment
 from orchestrator.view import plain
 from schemas.errors import ConfigError, QuorateError
 from schemas.experiment import Experiment
@@ -37,17 +37,25 @@ def parse(text: str) -> tuple[int, ...]:
 
 
 def run(path: Path, seeds: str, *, name: str | None, as_json: bool, overrides: tuple[str, ...]) -> int:
-    """Run every seed, show the table; the highest exit code of all. Raises ConfigError before anything runs."""
+    """Run every seed, show the table; the highest exit code of all.
+
+    What goes wrong with one seed is said and leaves the others. Raises ConfigError, DataError for a mistake.
+    """
     needed("--seeds", "scipy")
     asked = {seed: (*overrides, f"seed={seed}") for seed in parse(seeds)}
     experiments = {seed: read_experiment(path, changed) for seed, changed in asked.items()}
     names = {seed: shelf.named(f"{name or e.name}-s{seed}") for seed, e in experiments.items()}
     for seed, experiment in experiments.items():
-        plan(experiment)
         _same(experiment, FOLDER / names[seed])
     codes: list[int] = []
     for seed, changed in asked.items():
-        codes.append(_one(path, names[seed], quiet=as_json, overrides=changed))
+        try:
+            codes.append(_one(path, names[seed], quiet=as_json, overrides=changed))
+        except (QuorateError, OSError) as e:
+            codes.append(e.exit_code if isinstance(e, QuorateError) else 1)
+            if codes == [2]:
+                raise  # a mistake, and so it is for the others
+            click.echo(f"quorate: {names[seed]}: {plain(' '.join(str(e).split()))[:2000]}", err=True)
         if codes[-1] == 130:
             return 130
     if done := [n for n in names.values() if (FOLDER / n / "report.json").exists()]:
@@ -66,17 +74,13 @@ def _same(experiment: Experiment, folder: Path) -> None:
 
 
 def _one(path: Path, name: str, *, quiet: bool, overrides: tuple[str, ...]) -> int:
-    """Run one seed, if its result is not here already. What goes wrong is said and leaves the others."""
-    try:
-        if (FOLDER / name / "report.json").exists():
-            report = read_report(FOLDER / name / "report.json")
-        elif done := command.carry_out(path, name=name, resume=None, quiet=quiet, overrides=overrides):
-            report, _ = done
-        else:
-            return 130
-    except (QuorateError, OSError) as e:
-        click.echo(f"quorate: {name}: {plain(' '.join(str(e).split()))[:2000]}", err=True)
-        return e.exit_code if isinstance(e, QuorateError) else 1
+    """Run one seed, if its result is not here already; the exit code."""
+    if (FOLDER / name / "report.json").exists():
+        report = read_report(FOLDER / name / "report.json")
+    elif done := command.carry_out(path, name=name, resume=None, quiet=quiet, overrides=overrides):
+        report, _ = done
+    else:
+        return 130
     if report.status != "finished":
         click.echo(f"quorate: {name} {report.status}: {plain(report.reason)[:2000]}", err=True)
     return 0 if report.status == "finished" else 1

@@ -23,7 +23,7 @@ FEW = (
     () if os.environ.get("QUORATE_SCREENSHOTS") else ("--set", "rounds.versions=8", "--set", "data.params.per_class=10")
 )
 LAPTOP = ViewportSize(width=1280, height=800)
-FIRST = FloatRect(x=0, y=0, width=1280, height=1570)
+FIRST = FloatRect(x=0, y=0, width=1280, height=1605)
 """What of the page the screenshot shows: down to the plot of who was in."""
 A4 = ViewportSize(width=round((210 - 2 * 14) / 25.4 * 96), height=1000)
 """What is left between the margins of the page's own @page rule, in CSS pixels."""

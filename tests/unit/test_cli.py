@@ -417,3 +417,8 @@ def test_seeds_do_not_mix_with_what_another_experiment_left(quorate: Quorate, fi
     assert quorate("run", str(file), "--seeds", "0", "--set", "method.name=zero_shot").code == 0
     _mistake(quorate("run", str(file), "--seeds", "0..1"), "runs/toy-s0 is of another experiment", "--name")
     assert not (file.parent / "runs" / "toy-s1").exists(), "nothing has run"
+
+
+def test_a_mistake_that_every_seed_would_make_is_said_once(quorate: Quorate, file: Path) -> None:
+    _mistake(quorate("run", str(file), "--seeds", "0..4", "--set", "rounds.quorum=3"), "quorum 3")
+    _mistake(quorate("run", str(file), "--seeds", "0..4", "--set", "data.params.root=absent"), "absent")
