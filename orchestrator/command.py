@@ -17,7 +17,7 @@ from infra.bus import LONGEST_S
 from infra.files import write_whole
 from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
-from orchestrator import results, view
+from orchestrator import results, tables, view
 from orchestrator import run as runs
 from orchestrator.interrupts import Interrupts
 from orchestrator.plan import Plan, files_of, in_time, plan, read_experiment
@@ -26,6 +26,7 @@ from schemas.errors import BlobError, ConfigError, StoreError
 from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.report import Report
+from workers.data import progress
 
 if TYPE_CHECKING:
     from workers.data.owners import Owners
@@ -54,7 +55,7 @@ def run(
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
-        view.show(report, Console())
+        tables.show(report, Console())
         click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0 if report.status == "finished" else 1
 
@@ -82,6 +83,7 @@ def carry_out(
             Interrupts() as interrupts,
             view.View(experiment, name, console, made.versions) as shown,
             _served(made, name, environment) as counts,
+            progress.heard(shown.encoded),
         ):
             watch = _each(interrupts.watch, shown.watch, *counts)
             wait_s = float("inf") if standby else RESUME_WAIT_S if resume else 0.0

@@ -10,7 +10,8 @@ from datetime import datetime
 
 from rich.console import Console
 
-from orchestrator.view import percent, plain, show
+from orchestrator.tables import show
+from orchestrator.view import percent, plain
 from schemas.messages import ALL
 from schemas.story import Gone, Round, Story
 

@@ -1,6 +1,6 @@
-"""What a person sees: progress on stderr while a run goes on, tables on stdout when it has ended.
+"""What a person sees on stderr while a run goes on.
 
-Reads events and reports only. A terminal gets a live panel, anything else one line per version.
+Reads events, and how encoding gets on, only. A terminal gets a live panel, anything else one line per version.
 """
 
 from collections import Counter
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.experiment import Experiment
-from schemas.log import Event, Share
-from schemas.report import Report
+from schemas.log import Event
+from workers.data.progress import Pace, Step
 
 ALIKE = 3
 """So many events alike get a line each; of the others only the number is told."""
@@ -38,6 +37,7 @@ class View:
         self.loads, self.away = 0, False
         self.last: tuple[str, int, str] | None = None
         self.alike = 0
+        self.pace, self.note = Pace(), ""
         self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -52,9 +52,20 @@ class View:
         if self.live:
             self.live.stop()
 
+    def encoded(self, step: Step) -> None:
+        """Take in images that went through the backbone in this process: the panel says so, or a line now and then."""
+        self.pace.add(step)
+        self.note = f"encoding images: {self.pace.encoded:,} so far, {self.pace.per_second:.0f} per second"
+        if self.live:
+            self.live.update(self._panel())
+        if self.pace.due():
+            if not self.live:
+                self._say(self.note)
+            self.pace.said()
+
     def watch(self, event: Event) -> None:
         """Take in one event."""
-        self.at = event.at
+        self.at, self.note = event.at, ""
         self.total[event.event] += 1
         self.round[event.event] += 1
         match event.event:
@@ -176,7 +187,8 @@ class View:
         counts = "   ".join(f"{name} {self.total[name]}" for name in ("late", "rejected", "lost"))
         numbers = f"{counts}   t={self.at - self.began:.1f} s"
         shown = max(self.scores, default=0)
-        return Group(Text(f"run {self.run}"), bars, Text(numbers), Text(f"accuracy v{shown}: {self._accuracy(shown)}"))
+        told = self.note or f"accuracy v{shown}: {self._accuracy(shown)}"
+        return Group(Text(f"run {self.run}"), bars, Text(numbers), Text(told))
 
 
 def percent(value: float | None) -> str:
@@ -197,54 +209,3 @@ def size(count: int) -> str:
             break
         value /= 1000
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def show(report: Report, console: Console) -> None:
-    """The report as tables."""
-    if report.accuracy.final:
-        console.print(_table(report, console.width))
-    if report.accuracy.held_out:
-        console.print("* held out: nobody trains on it", highlight=False)
-    lagged = f", mean staleness {report.mean_staleness:.2f} versions"
-    console.print(
-        f"{report.status}: version {report.version} in {report.seconds:.1f} s"
-        + (f" ({report.virtual_seconds:.1f} s of virtual time)" if report.virtual_seconds is not None else "")
-        + (f"\nreason: {plain(report.reason)}" if report.reason else ""),
-        highlight=False,
-        markup=False,
-    )
-    console.print(
-        f"up {size(report.bytes_up)}, down {size(report.bytes_down)}, wasted {percent(report.wasted_share)} of the "
-        f"asked updates{lagged}, {report.encodes} images encoded",
-        highlight=False,
-    )
-    if report.adapter_sha256:
-        console.print(f"adapter sha256 {report.adapter_sha256}", highlight=False, soft_wrap=True)
-
-
-def _table(report: Report, width: int) -> Table:
-    numbers = ("zero-shot", "final", "asked", "accepted", "late", "rejected", "lost", "weight")
-    title = f"run {report.run}: accuracy in %, updates, share of the weight in %"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    # A long name is cut, so that no number is.
-    table.add_column("client", no_wrap=True, max_width=max(8, width - sum(len(name) + 1 for name in numbers)))
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    accuracy, total = report.accuracy, sum(s.weight for s in report.ledger.values())
-    for client, final in accuracy.final.items():
-        share = report.ledger.get(client, Share())
-        counts = (share.asked, share.accepted, share.late, share.rejected, share.lost)
-        weight = _percent(share.weight / total if total else None)
-        table.add_row(client, _percent(accuracy.zero_shot[client]), _percent(final), *map(str, counts), weight)
-    known = [a for a in accuracy.zero_shot.values() if a is not None]
-    table.add_section()
-    table.add_row("mean", _percent(sum(known) / len(known) if known else None), _percent(accuracy.mean))
-    table.add_row("worst", _percent(min(known, default=None)), _percent(accuracy.worst))
-    table.add_section()
-    for domain, held in accuracy.held_out.items():
-        table.add_row(f"{domain} *", _percent(held.zero_shot), _percent(held.final))
-    return table
-
-
-def _percent(value: float | None) -> str:
-    return percent(value).removesuffix(" %")

@@ -20,7 +20,7 @@ from tests.toys import ToyBackbone, paint
 from workers.data import ahead, features
 from workers.data.features import Features
 from workers.data.pixels import decode, read
-from workers.data.progress import EVERY_S, Logged, Step
+from workers.data.progress import EVERY_S, Progress, Step, heard
 from workers.data.shelf import Shelf
 from workers.plugins import load
 
@@ -332,10 +332,10 @@ def test_with_all_features_at_hand_the_model_is_not_built(tmp_path: Path, paths:
 
 
 def test_progress_is_in_the_log_every_ten_seconds_of_encoding() -> None:
-    logged = Logged()
+    progress = Progress()
     with structlog.testing.capture_logs() as said:
         for left in (400, 300, 200, 100, 0):
-            logged(Step(encoded=100, seconds=0.4 * EVERY_S, left=left))
+            progress.tell(Step(encoded=100, seconds=0.4 * EVERY_S, left=left))
     # Due after 1.2 and 2.4 times EVERY_S; each line is about 300 images in 12 s, and only one fits into five steps.
     assert [(line["event"], line["encoded"], line["left"]) for line in said] == [("encoding images", 300, 200)]
     assert said[0]["per_second"] == pytest.approx(100 / (0.4 * EVERY_S))
@@ -347,8 +347,11 @@ def test_every_encoded_image_is_told_once_and_known_ones_are_not(
     monkeypatch.setattr(features, "CHUNK", 5)
     told: list[Step] = []
     toy = ToyBackbone(ToyBackbone.Params())
-    Features(toy, tmp_path, told.append).images(paths)
+    with heard(told.append), structlog.testing.capture_logs() as said:
+        Features(toy, tmp_path).images(paths)
+    assert said == []
     assert [(step.encoded, step.left) for step in told] == [(5, 7), (5, 2), (2, 0)]
     assert all(step.seconds >= 0 for step in told)
-    Features(toy, tmp_path, told.append).images(paths)
+    with heard(told.append):
+        Features(toy, tmp_path).images(paths)
     assert len(told) == 3

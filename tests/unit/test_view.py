@@ -7,10 +7,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from orchestrator.view import View, percent, show, size
+from orchestrator.tables import show
+from orchestrator.view import View, percent, size
 from schemas.log import Event, Share
 from schemas.report import Accuracies, HeldOut, Report
 from tests.toys import experiment
+from workers.data.progress import EVERY_S, Step
 
 DESCRIBED = {
     "clients": {"ann": {"train": 6, "val": 2, "test": 2}, "bob": {"train": 3, "val": 1, "test": 1}},
@@ -285,3 +287,28 @@ def test_sizes_have_decimal_units(count: int, text: str) -> None:
 
 def test_an_unknown_accuracy_is_a_dash() -> None:
     assert (percent(None), percent(0.0), percent(0.6125), percent(1.0)) == ("–", "0.0 %", "61.3 %", "100.0 %")
+
+
+def test_encoding_is_a_line_every_ten_seconds_where_there_is_no_terminal() -> None:
+    console = _console(terminal=False)
+    with View(experiment(), "demo", console, 4) as shown:
+        for _ in range(4):
+            shown.encoded(Step(encoded=1000, seconds=0.6 * EVERY_S, left=0))
+    # Due after 2 and after 4 steps: 2,000 images in 1.2 times EVERY_S each.
+    rate = f"{2000 / (1.2 * EVERY_S):.0f} per second"
+    assert _text(console).splitlines() == [f"encoding images: {n} so far, {rate}" for n in ("2,000", "4,000")]
+
+
+def test_encoding_is_in_the_panel_until_the_next_event() -> None:
+    console = _console(terminal=True)
+    with View(experiment(), "demo", console, 4) as shown:
+        shown.encoded(Step(encoded=256, seconds=2.0, left=44))
+        assert "encoding images: 256 so far, 128 per second" in _drawn(shown)
+        shown.watch(RUN[0])
+        assert "encoding" not in _drawn(shown)
+
+
+def _drawn(shown: View) -> str:
+    console = _console(terminal=False)
+    console.print(shown._panel())
+    return _text(console)

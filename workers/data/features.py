@@ -25,7 +25,7 @@ from schemas.base import canonical, digest
 from schemas.errors import DataError, StoreError
 from workers.data.ahead import ahead, hands
 from workers.data.pixels import decode, read
-from workers.data.progress import Logged, Step, Told
+from workers.data.progress import Progress, Step
 from workers.data.shelf import Read, Shelf
 
 CHUNK = 256
@@ -81,13 +81,10 @@ class _Chunk:
 
 
 class Features:
-    """What one backbone makes of images and texts, kept in `<cache>/features/<fingerprint>.sqlite`.
+    """What one backbone makes of images and texts, kept in `<cache>/features/<fingerprint>.sqlite`."""
 
-    told: hears how encoding gets on; by default the log does.
-    """
-
-    def __init__(self, backbone: Backbone, cache: Path, told: Told | None = None) -> None:
-        self.backbone, self._told = backbone, told or Logged()
+    def __init__(self, backbone: Backbone, cache: Path) -> None:
+        self.backbone, self._progress = backbone, Progress()
         self._shelf = Shelf(cache / "features" / f"{backbone.fingerprint}.sqlite")
         self._warned = False
 
@@ -103,7 +100,7 @@ class Features:
                 found |= self._keep(self._encode(chunk))
                 encodes += len(chunk.fresh)
                 now = time.monotonic()
-                self._told(Step(len(chunk.fresh), now - began, len(paths) - len(keys)))
+                self._progress.tell(Step(len(chunk.fresh), now - began, len(paths) - len(keys)))
                 began = now
         rows = np.frombuffer(b"".join(found[k] for k in keys), dtype="<f2").reshape(len(keys), self.backbone.dim)
         return Encoded(torch.from_numpy(rows.astype(np.float32)), encodes)

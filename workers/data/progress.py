@@ -1,6 +1,8 @@
-"""How encoding gets on: what is told after each chunk of images, and a line of the log now and then."""
+"""How encoding gets on: what is told after each chunk of images, to whom, and else a line of the log now and then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import structlog
@@ -21,6 +23,18 @@ class Step:
 
 
 Told = Callable[[Step], None]
+
+_HEARS: ContextVar[Told | None] = ContextVar("hears", default=None)
+
+
+@contextmanager
+def heard(told: Told) -> Iterator[None]:
+    """In this block, and in this thread, `told` hears how encoding gets on in the place of the log."""
+    token = _HEARS.set(told)
+    try:
+        yield
+    finally:
+        _HEARS.reset(token)
 
 
 class Pace:
@@ -49,14 +63,18 @@ class Pace:
         self._count, self._seconds = 0, 0.0
 
 
-class Logged:
-    """Says in the log how encoding gets on."""
+class Progress:
+    """Passes steps on to who hears them, or says in the log how encoding gets on."""
 
     def __init__(self) -> None:
         self.pace = Pace()
 
-    def __call__(self, step: Step) -> None:
+    def tell(self, step: Step) -> None:
         """Take in one step."""
+        told = _HEARS.get()
+        if told is not None:
+            told(step)
+            return
         self.pace.add(step)
         if self.pace.due():
             rate = round(self.pace.per_second, 1)
