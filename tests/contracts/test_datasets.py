@@ -7,7 +7,7 @@ import pytest
 
 from schemas.base import Choice
 from schemas.errors import PluginError
-from tests.toys import paint, table
+from tests.toys import paint, parquet, table
 from workers.data.images import Images
 from workers.data.pixels import decode
 from workers.plugins import load, names
@@ -18,6 +18,7 @@ PACKAGE = "workers.datasets"
 def _params(name: str, root: Path) -> dict[str, object]:
     known: dict[str, dict[str, object]] = {
         "csv": {"file": str(root / "images.csv")},
+        "huggingface": {"folder": str(root.parent / "parquet"), "domain": "domain"},
         "folder": {"root": str(root)},
         "shapes": {"per_class": 3},
     }
@@ -28,6 +29,7 @@ def _params(name: str, root: Path) -> dict[str, object]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
     table(paint(folder / "painted", per_class=3))
+    parquet(folder / "painted", folder / "parquet")
     return folder
 
 

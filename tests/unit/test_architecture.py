@@ -24,6 +24,7 @@ HOMES = {
     **dict.fromkeys(("celery", "kombu", "billiard", "flower", "redis", "minio"), ("infra",)),
     **dict.fromkeys(("torch", "torchvision", "safetensors"), ("workers", "orchestrator")),
     "open_clip": ("workers.models",),
+    "datasets": ("workers.datasets",),
 }
 """Libraries that only some packages may import."""
 

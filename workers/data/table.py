@@ -60,12 +60,13 @@ def _rows(file: Path) -> Iterator[Row]:
 def _row(header: list[str], cells: list[str], file: Path, at: str) -> Row:
     if len(cells) != len(header):
         raise DataError(f"{at}{len(cells)} cells for {len(header)} columns", hint="a comma within a cell needs quotes")
-    said = {column: _cell(column, cell.strip(), at) for column, cell in zip(header, cells, strict=True)}
+    said = {column: cell(column, text.strip(), at) for column, text in zip(header, cells, strict=True)}
     path = Path(os.path.normpath(file.parent / said["path"]))
     return Row(said.get("domain", DOMAIN), said["label"], path, said.get("client"), said.get("split"), at)
 
 
-def _cell(column: str, text: str, at: str) -> Any:
+def cell(column: str, text: str, at: str) -> Any:
+    """The value of a cell of one of the COLUMNS, checked. at: how an error names the row. Raises DataError."""
     if not text:
         raise DataError(f"{at}no {column}")
     kind, needed = _KINDS[column]
