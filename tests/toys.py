@@ -124,12 +124,27 @@ def experiment(root: Path | None = None, **changes: object) -> Experiment:
     return Experiment.model_validate(whole | changes)
 
 
+class ToyTower:
+    """Class texts that a context turns: each coordinate is scaled by what the context says more than at the start."""
+
+    def __init__(self, texts: torch.Tensor) -> None:
+        self.texts = texts
+
+    def embed(self, text: str) -> torch.Tensor:
+        return torch.zeros(len(text.split()), self.texts.shape[1])
+
+    def encode_steered(self, texts: Sequence[str], context: torch.Tensor) -> torch.Tensor:
+        return 5 * self.texts * (1 + torch.tanh(context.sum(dim=0)))
+
+
 def setting(asked: Experiment | None = None, *, classes: int = 3) -> worker_setting.Setting:
     """A setting without files: random unit class texts of the toy's size."""
     generator = torch.Generator().manual_seed(1)
     texts = torch.nn.functional.normalize(torch.randn(classes, ToyBackbone.dim, generator=generator), dim=1)
     names = tuple(f"class-{i}" for i in range(classes))
-    return worker_setting.Setting(asked or experiment(), names, texts, ToyBackbone.scale, ToyBackbone.dim, "0" * 64)
+    return worker_setting.Setting(
+        asked or experiment(), names, texts, ToyBackbone.scale, ToyBackbone.dim, "0" * 64, ToyTower(texts)
+    )
 
 
 def examples(of: worker_setting.Setting, count: int, seed: int) -> Examples:

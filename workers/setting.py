@@ -3,7 +3,9 @@
 Knows the backbone by its protocol. Must not know owners, images or tasks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -12,12 +14,23 @@ from schemas.errors import ConfigError
 from workers.data.features import Features
 
 
+@runtime_checkable
+class TextTower(Protocol):
+    """What of a backbone can learn a prompt. Not every backbone has it."""
+
+    def embed(self, text: str) -> torch.Tensor:
+        """The token embeddings of a text, without its start and end: float32 (M, W), CPU."""
+
+    def encode_steered(self, texts: Sequence[str], context: torch.Tensor) -> torch.Tensor:
+        """Features of N texts whose first M tokens are these embeddings: float32 (N, D), CPU, raw, with gradients."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What methods build upon.
 
     classes: K names, in the order of the logits. texts: float32 (K, D), unit rows. scale: exp(logit_scale).
-    dim: D, the length of a feature. fingerprint: of the backbone.
+    dim: D, the length of a feature. fingerprint: of the backbone. tower: for what learns on the side of the texts.
     """
 
     experiment: experiment.Experiment
@@ -26,6 +39,7 @@ class Setting:
     scale: float
     dim: int
     fingerprint: str
+    tower: TextTower | None = None
 
 
 def agree(agreed: experiment.Setting, features: Features) -> Setting:
@@ -49,4 +63,5 @@ def agree(agreed: experiment.Setting, features: Features) -> Setting:
         scale=features.scale(),
         dim=features.backbone.dim,
         fingerprint=here,
+        tower=features.backbone if isinstance(features.backbone, TextTower) else None,
     )

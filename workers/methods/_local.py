@@ -33,10 +33,14 @@ def _ours(choice: Choice) -> Choice:
     return choice
 
 
-class Training(Recipe):
-    """How a client trains what. adapter: its name, or name and params; lr and weight_decay suit the linear head."""
+Named = Annotated[Choice, AfterValidator(_ours), BeforeValidator(_by_name)]
+"""An adapter of workers/adapters: its name, or name and params."""
 
-    adapter: Annotated[Choice, AfterValidator(_ours), BeforeValidator(_by_name)] = Choice(name="linear")
+
+class Training(Recipe):
+    """How a client trains what. lr and weight_decay suit the linear head."""
+
+    adapter: Named = Choice(name="linear")
     lr: PositiveFloat = 3e-3
     weight_decay: NonNegativeFloat = 0.01
 

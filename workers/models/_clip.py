@@ -25,6 +25,7 @@ from torch import nn
 from schemas.base import canonical
 from schemas.errors import ConfigError
 from workers import device as devices
+from workers.models import _steered
 
 BATCH = 32
 """Images, or texts, a pass. Fixed, the last one padded: kernels are chosen by shape, and others round otherwise."""
@@ -112,6 +113,15 @@ class Clip(ABC):
         if not texts:
             return torch.zeros(0, self.dim)
         return encode(self._model.encode_text, self._tokenizer(list(texts)), self._device, self.dim)
+
+    def embed(self, text: str) -> torch.Tensor:
+        """The token embeddings of a text, without its start and end: float32 (M, W) on CPU. Raises ConfigError."""
+        return _steered.embeddings(self._model, self._tokenizer, text)
+
+    def encode_steered(self, texts: Sequence[str], context: torch.Tensor) -> torch.Tensor:
+        """`encode_texts` with `context` (M, W) for the embeddings of the first M tokens; gradients reach it."""
+        with _ENCODING, _one_thread_each():
+            return _steered.encode(self._model, self._tokenizer, texts, context)
 
     @cached_property
     def _device(self) -> torch.device:

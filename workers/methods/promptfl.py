@@ -1,0 +1,26 @@
+"""PromptFL: the clients learn one prompt together."""
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from schemas.base import Choice
+from workers.methods._local import LocalTraining, Named, Training
+
+
+class PromptFl(LocalTraining):
+    """FedAvg over the words before the class name, as free vectors. Image features stay cached."""
+
+    paper = (
+        "Guo et al., PromptFL: Let Federated Participants Cooperatively Learn Prompts Instead of Models "
+        "- Federated Learning in Age of Foundation Model, arXiv 2208.11625"
+    )
+    deviations = (
+        "AdamW in the client instead of SGD",
+        "the prompt starts from the experiment's own words instead of from noise",
+    )
+
+    class Params(Training):
+        """How a client trains the prompt."""
+
+        adapter: Named = Choice(name="prompt")
+        lr: PositiveFloat = 1e-3
+        weight_decay: NonNegativeFloat = 0.0
