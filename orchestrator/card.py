@@ -75,9 +75,8 @@ def _head(told: Told, owners: Owners) -> list[str]:
         "---", "library_name: open_clip", "pipeline_tag: image-classification", "tags: [clip, federated-learning]",
         "---", "",
         f"# {facts.run}: {_text(facts.method.name)} on {_text(_backbone(told))}", "",
-        f"An adapter on a frozen CLIP that tells {len(facts.classes)} classes apart. {trainers} owners of images "
-        f"trained it together in {facts.version} versions with Quorate. They sent updates of {size(told.bytes)} of "
-        "adapter, and no image.",
+        f"An adapter on a frozen CLIP that tells {len(facts.classes)} classes apart: {size(told.bytes)} of tensors, "
+        f"trained with Quorate on the images of {trainers} owners, in {facts.version} versions.",
     ]  # fmt: skip
 
 
@@ -210,8 +209,8 @@ def _scores(events: Iterable[Event], last: int) -> dict[str, Score]:
     for e in (e for e in events if e.event == "evaluated"):
         who = str(e.client)
         zero_shot |= {who: e.facts["zero_shot"]} if "zero_shot" in e.facts else {}
-        if e.version == last and "accuracy" in e.facts:
-            of = int(e.facts["examples"])
+        of = int(e.facts.get("examples", 0))
+        if e.version == last and "accuracy" in e.facts and 1 <= of <= 2**53:  # a site may say what it likes
             before = round(zero_shot[who] * of) if who in zero_shot else None
             found[who] = Score(of, round(e.facts["accuracy"] * of), before)
     return found

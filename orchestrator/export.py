@@ -69,7 +69,7 @@ def export(run: str, to: Path, *, weights: Path | None = None, plugins: Sequence
     click.echo(f"{to}/ holds {', '.join(sorted(p.name for p in to.iterdir()))}")
     if personal:
         click.echo(card.OWN_HERE if clients else card.OWN_ELSEWHERE)
-    click.echo(f"python {to / 'load.py'} IMAGE...  needs torch and open_clip, and nothing of Quorate")
+    click.echo(f"python {to / 'load.py'} IMAGE...  needs torch and open_clip alone")
 
 
 def _write(folder: Path, adapter: Adapter, made: Classifier, backbone: str) -> None:

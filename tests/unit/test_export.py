@@ -309,6 +309,13 @@ def test_the_card_of_a_version_that_nobody_evaluated_says_so() -> None:
     assert "The last version was not evaluated." in page and "95 %" not in page
 
 
+@pytest.mark.parametrize("examples", [{}, {"examples": 0.0}, {"examples": -4.0}, {"examples": 1e300}])
+def test_a_figure_of_impossibly_many_images_is_left_out(examples: dict[str, float]) -> None:
+    odd = event("evaluated", "b", 1, accuracy=0.5, **examples)
+    page = card.write(told(DESCRIBED, EVALUATED[0], EVALUATED[2], odd))
+    assert ["photo", "4", "25.0 %", "75.0 %", "30.1 to 95.4 %"] in rows(page)  # a's 3 of 4 alone
+
+
 def test_the_card_says_whose_the_images_were() -> None:
     sites, pool = ({"sites": s, "transforms": [{"name": "clip"}]} for s in (["a", "b"], None))
     assert "never left it" in card.write(told(event("started", experiment=sites), DESCRIBED))
