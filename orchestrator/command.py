@@ -2,11 +2,9 @@
 
 import contextlib
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import yaml
@@ -17,19 +15,16 @@ from infra.bus import LONGEST_S
 from infra.files import write_whole
 from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
-from orchestrator import results, tables, view
+from orchestrator import preflight, results, tables, view
 from orchestrator import run as runs
 from orchestrator.interrupts import Interrupts
-from orchestrator.plan import Plan, files_of, in_time, plan, read_experiment
+from orchestrator.plan import Plan, in_time, plan, read_experiment
 from orchestrator.shelf import named
 from schemas.errors import BlobError, ConfigError, StoreError
 from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.report import Report
 from workers.data import progress
-
-if TYPE_CHECKING:
-    from workers.data.owners import Owners
 
 PICTURES = (".png", ".svg", ".pdf")
 """What a picture is written as."""
@@ -76,7 +71,8 @@ def carry_out(
     experiment, name = _meant(runtime, path, resume or name, overrides)
     made = _planned(experiment, environment)
     if environment.bus.startswith("local:"):
-        _owners(experiment, environment)
+        preflight.owners(experiment, environment)
+        preflight.fingerprint(experiment)
     console = Console(stderr=True, quiet=quiet)
     try:
         with (
@@ -128,13 +124,13 @@ def _served(made: Plan, name: str, environment: Settings) -> Iterator[list[Calla
 
 def check(path: Path, overrides: tuple[str, ...]) -> None:
     """Print the resolved experiment and what its data hold. Raises ConfigError, PluginError, DataError."""
-    experiment = read_experiment(path, overrides)
-    _planned(experiment, settings.read())
+    experiment, environment = read_experiment(path, overrides), settings.read()
+    _planned(experiment, environment)
     click.echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
     if experiment.data is None:
         click.echo(f"# the data lie with {', '.join(experiment.sites or ())}: each site's worker checks its own")
         return
-    _look_at_data(experiment, settings.read())
+    preflight.look(experiment, environment)
 
 
 def draw(out: Path, per_class: int, seed: int) -> None:
@@ -158,44 +154,9 @@ def plot(path: Path, out: Path | None, overrides: tuple[str, ...]) -> None:
     except ImportError as e:
         raise ConfigError(f"a picture needs matplotlib: {e}", hint="pip install 'quorate[report]'") from None
     plan(experiment)
-    owners = _read(experiment, settings.read())
+    owners = preflight.read(experiment, settings.read())
     write_whole(out, skew.picture(owners, experiment.name, out.suffix.lower().removeprefix(".")))
     click.echo(f"wrote {out}: {len(owners.clients)} clients, {len(owners.classes)} classes", err=True)
-
-
-def _look_at_data(experiment: Experiment, environment: Settings) -> None:
-    from workers.data import pixels  # noqa: PLC0415
-
-    owners = _owners(experiment, environment)
-    click.echo(f"# {len(owners.classes)} classes: {', '.join(owners.classes)}")
-    for path in owners.skipped:
-        click.echo(f"# left out, for it cannot be read: {path}")
-    for name, owner in (owners.clients | owners.held_out).items():
-        for image in owner.images.paths:
-            pixels.decode(image, pixels.read(image))
-        parts, classes = owner.parts, Counter(owner.images.labels.tolist())
-        kind = "held out" if name in owners.held_out else f"{len(parts.train)} train, {len(parts.val)} val"
-        click.echo(f"# {name}: {len(owner.images)} images of {len(classes)} classes: {kind}, {len(parts.test)} test")
-
-
-def _owners(experiment: Experiment, environment: Settings) -> "Owners":
-    """Who owns what, if the work is to be done here and can be. Raises ConfigError, DataError."""
-    if experiment.data is None:
-        raise ConfigError("this experiment needs the workers of its sites", hint="set QUORATE_BUS to a Redis URL")
-    for name, path in files_of(experiment).items():
-        if not path.exists():
-            raise ConfigError(f"{name}: there is no {path}")
-    owners = _read(experiment, environment)
-    _fit(experiment, owners)
-    return owners
-
-
-def _read(experiment: Experiment, environment: Settings) -> "Owners":
-    from workers.data.owners import read_owners  # noqa: PLC0415
-
-    if experiment.data is None:
-        raise ConfigError(f"the data lie with {', '.join(experiment.sites or ())}: only there they can be looked at")
-    return read_owners(experiment.data, seed=experiment.seed, cache=environment.cache)
 
 
 def _planned(experiment: Experiment, environment: Settings) -> Plan:
@@ -203,21 +164,6 @@ def _planned(experiment: Experiment, environment: Settings) -> Plan:
     if not environment.bus.startswith("local:"):
         in_time(experiment, LONGEST_S)
     return made
-
-
-def _fit(experiment: Experiment, owners: "Owners") -> None:
-    """Refuse what these owners can never do. Raises ConfigError."""
-    spec, named = experiment.rounds, experiment.model.classes
-    count = sum(len(owner.parts.train) > 0 for owner in owners.clients.values())
-    other = sorted(set(owners.classes) - set(named or owners.classes))
-    if other:
-        raise ConfigError(f"model.classes lacks {other[0]!r}, which the data have", hint="classes: null takes them all")
-    if len(named or owners.classes) < 2:
-        raise ConfigError(f"the data hold one class, {owners.classes[0]!r}: there is nothing to tell apart")
-    if spec.floor > count:
-        raise ConfigError(f"{count} clients can never make the floor of {spec.floor}", hint="lower rounds.floor")
-    if spec.refill == "at_arrival" and spec.quorum > count:
-        raise ConfigError(f"{count} clients can never make the quorum of {spec.quorum}", hint="lower rounds.quorum")
 
 
 @contextlib.contextmanager

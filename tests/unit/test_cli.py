@@ -23,7 +23,7 @@ from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.report import Report
 from schemas.story import Round, Story
-from tests.toys import paint
+from tests.toys import ToyBackbone, paint
 from workers.plugins import names
 from workers.tensors import metadata
 
@@ -275,6 +275,24 @@ def test_data_that_is_not_there_is_a_mistake(quorate: Quorate, file: Path) -> No
 # --- running
 
 
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ("{model: ViT-B-32, pretrained: openai}", ["activation", "use model: ViT-B-32-quickgelu"]),
+        ("{model: ViT-B-32, weights: toy.yaml}", ["which activation", "quick_gelu: true"]),
+        ("{weights: .}", ["open_clip_config.json", "model.backbone.params.weights"]),
+        ("{model: ViT-B-32, pretrained: laion2b_s34b_b79k}", ["cannot get", "local file", "params.weights"]),
+    ],
+)
+def test_a_backbone_that_cannot_be_had_is_one_line_before_anything_is_made(
+    quorate: Quorate, file: Path, params: str, words: list[str]
+) -> None:
+    changes = ["--set", "model.backbone.name=open_clip", "--set", f"model.backbone.params={params}"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(file.parent / "hub")}  # so that nobody waits for a hub
+    _mistake(quorate("run", str(file), *changes, **offline), *words)
+    assert not (file.parent / "runs").exists()
+
+
 def test_check_prints_the_resolved_experiment_and_what_the_data_hold(quorate: Quorate, file: Path) -> None:
     said = quorate("check", str(file), "--set", "seed=5")
     assert (said.code, said.err) == (0, "")
@@ -282,6 +300,8 @@ def test_check_prints_the_resolved_experiment_and_what_the_data_hold(quorate: Qu
     # 3 classes of 5 images, of each of which 3 train, 1 is for validation and 1 for the test.
     assert "# flat-0: 15 images of 3 classes: 9 train, 3 val, 3 test" in said.out.splitlines()
     assert "# striped: 15 images of 3 classes: held out, 15 test" in said.out.splitlines()
+    fingerprint = ToyBackbone(ToyBackbone.Params()).fingerprint
+    assert f"# backbone tests.toys:ToyBackbone: fingerprint {fingerprint[:12]}" in said.out.splitlines()
 
 
 def test_a_run_leaves_a_folder_that_report_and_runs_show_again(quorate: Quorate, file: Path) -> None:

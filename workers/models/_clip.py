@@ -33,7 +33,7 @@ BATCH = 32
 LARGEST = 16 * 2**30
 """Most bytes of a weights file."""
 
-HINT = "give a local file: model.backbone.params.weights"
+HINT = "give a local file or folder: model.backbone.params.weights"
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -110,7 +110,7 @@ def _download(open_clip: Any, name: str, published: dict[str, Any]) -> Path:
     try:
         return Path(open_clip.download_pretrained(published))
     except Exception as e:  # of the hub, of sockets, of proxies: every one means that there is no file
-        raise ConfigError(f"cannot get the weights of {name}: {one_line(e)}", hint=HINT) from e
+        raise ConfigError(f"cannot get the weights of {name}: {one_line(e)[:160]}", hint=HINT) from e
 
 
 def _refuse_unknown(what: str, name: str, known: list[str]) -> None:
