@@ -123,8 +123,8 @@ def test_what_is_missing_or_too_much_is_said_in_one_line(tmp_path: Path) -> None
     with pytest.raises(DataError) as caught:
         _owners("pacs", _overrides("pacs", root, 7, 14), tmp_path)
     assert str(caught.value) == (
-        f"{root}: cartoon has 12 images, not 14; photo has 13 images, not 14; cartoon has 6 classes, not 7: "
-        "dog, elephant, giraffe, guitar, horse, person (`expect: null` takes what is there)"
+        f"{root}: cartoon has 12 images, not 14; photo has 13 images, not 14; 6 classes, not 7, in cartoon: "
+        "dog, elephant, giraffe, guitar, horse, person (--set data.params.expect=null takes what is there)"
     )
     some = _owners("pacs", [f"data.params.root={root}", "data.params.expect=null"], tmp_path)
     assert len(some.clients["photo-0"].images) == 13
@@ -134,7 +134,7 @@ def test_domains_that_name_their_classes_differently_are_told(tmp_path: Path) ->
     root = _unpack(tmp_path / "root", ("a",), ("cat", "dog"))
     _unpack(root, ("b",), ("cat", "dogs"))
     folder = load("workers.datasets", Choice(name="folder", params={"root": root, "expect": {"classes": 2}}))
-    with pytest.raises(DataError, match="the domains name 3 classes, not 2: cat, dog, dogs"):
+    with pytest.raises(DataError, match="3 classes, not 2, in all domains together: cat, dog, dogs"):
         folder.images(tmp_path)
 
 

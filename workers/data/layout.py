@@ -61,13 +61,12 @@ def _sized(domain: str, expected: Expected | None) -> str:
 
 def _refuse_other(root: Path, rows: Sequence[Row], expected: Expected) -> None:
     images = Counter(row.domain for row in rows)
-    names: dict[str, list[str]] = {d: sorted({row.name for row in rows if row.domain == d}) for d in images}
     wrong = [f"{d} has {images[d]} images, not {n}" for d, n in expected.images.items() if images[d] != n]
-    for domain, found in names.items():
-        if len(found) != expected.classes:
-            wrong.append(f"{domain} has {len(found)} classes, not {expected.classes}: {cut(', '.join(found))}")
-    union = sorted({name for found in names.values() for name in found})
-    if not wrong and len(union) != expected.classes:
-        wrong.append(f"the domains name {len(union)} classes, not {expected.classes}: {cut(', '.join(union))}")
+    pairs = sorted({(row.domain, row.name) for row in rows})
+    named = {domain: tuple(name for d, name in pairs if d == domain) for domain in images}
+    for names in dict.fromkeys([*named.values(), tuple(sorted({name for _, name in pairs}))]):
+        if len(names) != expected.classes:
+            who = ", ".join(d for d, found in named.items() if found == names) or "all domains together"
+            wrong.append(f"{len(names)} classes, not {expected.classes}, in {who}: {cut(', '.join(names))}")
     if wrong:
-        raise DataError(f"{root}: {'; '.join(wrong)}", hint="`expect: null` takes what is there")
+        raise DataError(f"{root}: {'; '.join(wrong)}", hint="--set data.params.expect=null takes what is there")
