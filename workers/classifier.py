@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import ValidationError
@@ -83,6 +83,14 @@ class Probabilities(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, D) -> (B, K); rows sum to 1."""
         return torch.softmax(self.logits(x.half().float()), dim=1)
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """A model whose use needs less than its training: no text tower, for instance. Most are used as they are."""
+
+    def settled(self) -> nn.Module:
+        """A model of the same logits."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +173,11 @@ def attached(adapter: Adapter, features: Features, allowed: Collection[str] | No
     private = {name.removeprefix(PRIVATE): t for name, t in adapter.tensors.items() if name not in shared}
     try:
         module = method.personal(setting, ALL, shared, private)
+        settled: nn.Module = module.settled() if isinstance(module, Settles) else module
     except Exception as e:  # of any method, torch included: whatever it raises means that these are not its tensors
         why = " ".join(str(e).split())[:200]
         raise ConfigError(f"the tensors of the adapter do not fit method {facts.method.name}: {why}") from e
-    return Classifier(facts, features, Probabilities(module).eval().requires_grad_(False))
+    return Classifier(facts, features, Probabilities(settled).eval().requires_grad_(False))
 
 
 def _loaded(package: str, choice: Choice, allowed: Collection[str] | None) -> Any:

@@ -8,15 +8,14 @@ import torch
 
 from schemas.adapter import AdapterFacts
 from schemas.base import Choice
+from schemas.experiment import Model, Setting
 from schemas.messages import ALL
-from tests.toys import ToyBackbone, experiment, setting
-from workers.classifier import Adapter, classifier
+from tests.toys import experiment
+from workers.classifier import Adapter, attached
+from workers.data.features import Features
 from workers.plugins import load, names
+from workers.setting import agree
 from workers.tensors import fingerprint
-
-TOY = "tests.toys:ToyBackbone"
-CLASSES = ("amber", "blue", "green")
-
 
 METHODS = [Choice(name=name) for name in names("workers.methods")]
 ADAPTERS = [Choice(name="fedavg", params={"adapter": name}) for name in names("workers.adapters")]
@@ -24,20 +23,23 @@ ADAPTERS = [Choice(name="fedavg", params={"adapter": name}) for name in names("w
 
 @pytest.mark.parametrize("method", [*METHODS, *ADAPTERS], ids=lambda c: "-".join([c.name, *c.params.values()]))
 def test_the_program_gives_the_probabilities_of_the_model_and_holds_no_path(method: Choice, tmp_path: Path) -> None:
-    found = load("workers.methods", method).init(setting(experiment(method=method)))
-    noise = torch.Generator().manual_seed(0)
-    tensors = {k: t + 0.1 * torch.randn(t.shape, generator=noise) for k, t in found.tensors[ALL].items()}
+    model = Model(backbone=Choice(name="tiny"), prompts=("a picture of a {}",), classes=("cat", "dog", "tree"))
+    asked = experiment(method=method, model=model)
+    features = Features(load("workers.models", model.backbone), tmp_path)
+    of = agree(Setting(experiment=asked, classes=model.classes, fingerprint=features.backbone.fingerprint), features)
+    plugin, noise = load("workers.methods", method), torch.Generator().manual_seed(0)
+    tensors = {k: t + 0.1 * torch.randn(t.shape, generator=noise) for k, t in plugin.init(of).tensors[ALL].items()}
     facts = AdapterFacts(
-        method=method, classes=CLASSES, prompts=("a {}",), backbone=Choice(name=TOY), run="r", version=0,
-        backbone_fingerprint=ToyBackbone(ToyBackbone.Params()).fingerprint, sha256=fingerprint(tensors),
+        method=method, classes=of.classes, prompts=model.prompts, backbone=model.backbone, run="r", version=0,
+        backbone_fingerprint=of.fingerprint, sha256=fingerprint(tensors),
     )  # fmt: skip
-    made = classifier(Adapter(facts, tensors), tmp_path, [TOY])
-    archive = made.program()
-    program = torch.export.load(io.BytesIO(archive)).module()
+    archive = attached(Adapter(facts, tensors), features).program()
+    program, judged = torch.export.load(io.BytesIO(archive)).module(), plugin.personal(of, ALL, tensors, {})
     for count in (1, 2, 7):
-        x = 10 * torch.randn(count, ToyBackbone.dim, generator=noise)
-        answer = program(x)
-        assert torch.allclose(answer, made.module(x), atol=1e-6)
-        assert torch.allclose(answer.sum(dim=1), torch.ones(count), atol=1e-5)
-        assert torch.allclose(answer, program(x.half().float()), atol=1e-6)  # rounded as the run's features were
+        x = 3 * torch.randn(count, of.dim, generator=noise)
+        with torch.no_grad():
+            rounded = x.half().float()  # as the features of a run are
+            assert torch.allclose(program(x), torch.softmax(judged(rounded), dim=1), atol=1e-5)
+        assert torch.allclose(program(x).sum(dim=1), torch.ones(count), atol=1e-5)
     assert str(Path(__file__).parents[2]).encode() not in archive
+    assert len(archive) < 1_000_000  # the adapter and class texts; the towers are not in it

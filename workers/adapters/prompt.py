@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from schemas.base import Frozen
 from schemas.errors import ConfigError
+from workers.readout import Cosine
 from workers.setting import Setting
 
 
@@ -27,6 +28,11 @@ class Prompted(nn.Module):
         """x: (B, D) -> (B, K)."""
         texts = functional.normalize(self.encode(self.context), dim=1)
         return self.scale * functional.normalize(x, dim=1) @ texts.T
+
+    @torch.no_grad()
+    def settled(self) -> Cosine:
+        """The same answers without the text tower, for when nothing is learnt any more."""
+        return Cosine(functional.normalize(self.encode(self.context), dim=1), self.scale)
 
 
 class Prompt:
