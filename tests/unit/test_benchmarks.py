@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import accuracy, embedded, job, memory, overhead, page, process, throughput
+from benchmarks import accuracy, embedded, encode, job, memory, overhead, page, process, throughput
 from benchmarks.__main__ import main
 from benchmarks.accuracy import Score, Scores
 from benchmarks.machine import here
 from benchmarks.trials import Blow, Chaos, Series
 from schemas.log import Event
 from schemas.messages import ALL
+from tests.toys import ToyBackbone
 
 
 def asked(version: int, wall: float) -> Event:
@@ -110,3 +111,20 @@ def test_an_asynchronous_job_ends_in_the_sum_of_its_steps(tmp_path: Path) -> Non
     _, outcome = process.run(asked, tmp_path)
     assert job.adds_up(outcome.tensors[ALL], asked, outcome.events)
     assert not job.adds_up(outcome.tensors[ALL], asked, outcome.events[: len(outcome.events) // 2])
+
+
+def test_encoding_is_timed_inside_the_backbone_and_as_a_whole(tmp_path: Path) -> None:
+    paths = encode.photos(tmp_path / "images", 5, 40)
+    assert len({path.read_bytes() for path in paths}) == 5
+    found = encode.measured(here(), ToyBackbone(ToyBackbone.Params()), paths, tmp_path / "cache")
+    assert found.images == 5
+    assert 0 < found.busy_s < found.seconds and found.decode_s > 0
+
+
+def test_the_share_of_the_backbone_is_told_with_its_goal() -> None:
+    found = encode.Encode(
+        where=here(), images=2000, threads=2, device="cpu", seconds=50.0, busy_s=46.0, decode_s=10.0
+    )  # fmt: skip
+    assert "**92.0 %, reached.**" in encode.section(found)
+    assert "**88.0 %, missed.**" in encode.section(found.model_copy(update={"busy_s": 44.0}))
+    assert "| 200.0 |" in encode.section(found)
