@@ -28,6 +28,8 @@ from schemas.story import Owner, Round, Story
 
 FOLDER = Path("runs")
 LARGEST_EXPERIMENT = 16 * 1024 * 1024
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
+"""A folder of another name is nobody's run, e.g. a copy put aside."""
 T = TypeVar("T")
 
 
@@ -42,7 +44,7 @@ class Archive:
     def names(self) -> list[str]:
         """Every run, sorted."""
         stored = {m[1] for key in self.blobs.keys("runs/") if (m := re.match(r"runs/([^/]+)/experiment\.json$", key))}
-        return sorted(stored | set(self.done()))
+        return sorted(name for name in stored | set(self.done()) if NAME.fullmatch(name))
 
     def done(self) -> list[str]:
         """Those whose result is here."""

@@ -113,7 +113,8 @@ def _verdicts(name: str) -> Iterator[Verdict]:
 
 
 def _verdict(run: str, history: History, found: list[str]) -> Verdict:
-    ended = history.end.facts.get("status") if history.end else None
+    said = history.end.facts.get("status") if history.end else None
+    ended = said if isinstance(said, str) else None
     every = (*history.violations, *found)
     return Verdict(run=run, versions=history.version, counted=len(history.counted), ended=ended, violations=every)
 

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -17,7 +18,7 @@ from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
 from orchestrator import preflight, results, tables, view
 from orchestrator import run as runs
-from orchestrator.interrupts import Interrupts
+from orchestrator.interrupts import HeedingStream, Interrupts
 from orchestrator.plan import Plan, in_time, plan, read_experiment
 from orchestrator.shelf import named
 from schemas.errors import BlobError, ConfigError, StoreError
@@ -65,9 +66,10 @@ def carry_out(
     standby: bool = False,
 ) -> tuple[Report, Path] | None:
     """Run and keep; the report and where it lies, or None if it was interrupted, which is said then."""
-    environment = settings.read()
+    environment, interrupts = settings.read(), Interrupts()
     logs.setup("error")  # what a worker in this process warns of is in the journal
-    runtime = connect(environment, _here(environment))
+    runtime = connect(environment, _here(environment, interrupts))
+    runtime = replace(runtime, stream=HeedingStream(runtime.stream, interrupts))
     experiment, name = _meant(runtime, path, resume or name, overrides)
     made = _planned(experiment, environment)
     if environment.bus.startswith("local:"):
@@ -76,7 +78,7 @@ def carry_out(
     console = Console(stderr=True, quiet=quiet)
     try:
         with (
-            Interrupts() as interrupts,
+            interrupts,
             view.View(experiment, name, console, made.versions) as shown,
             _served(made, name, environment) as counts,
             progress.heard(shown.encoded),
@@ -184,10 +186,12 @@ def _free_name(runtime: Runtime, name: str) -> str:
     raise ConfigError(f"there are too many runs called {name}", hint="choose a --name")
 
 
-def _here(environment: Settings) -> Work | None:
+def _here(environment: Settings, interrupts: Interrupts) -> Work | None:
     """Where the bus is `local:`, this process does the work."""
     if not environment.bus.startswith("local:"):
         return None
     from workers.execute import Worker  # noqa: PLC0415
 
-    return lambda stream, state: Worker(name="here", stream=stream, state=state, cache=environment.cache).handle
+    return lambda stream, state: (
+        Worker(name="here", stream=HeedingStream(stream, interrupts), state=state, cache=environment.cache).handle
+    )

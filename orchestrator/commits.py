@@ -50,6 +50,8 @@ class Commits:
             return Final.model_validate_json(self.blobs.read(keys.final(self.run), limit=LARGEST))
         except BlobMissing:
             return None
+        except ValidationError as e:
+            raise BlobError(f"{keys.final(self.run)} cannot be read: {str(e).splitlines()[0]}") from None
 
     def finish(self, final: Final) -> None:
         """Say, once, how the run ended."""
@@ -114,7 +116,8 @@ class Commits:
         """The journals that commits and the end refer to; a commit that was not written may have left others."""
         found: dict[int, list[str]] = {}
         for key in self.blobs.keys(keys.uploads(self.run, "journal")):
-            found.setdefault(int(key.rpartition("/")[2].partition("-")[0]), []).append(key)
+            number = key.rpartition("/")[2].partition("-")[0]
+            found.setdefault(int(number) if number.isdecimal() else last + 1, []).append(key)
         final = self.final()
         kept = {final.journal.key} if final else set()
         for version, named in found.items():
@@ -126,14 +129,14 @@ class Commits:
     def _commit(self, key: str) -> Commit:
         try:
             return Commit.model_validate(json.loads(self.blobs.read(key, limit=LARGEST)))
-        except (ValidationError, ValueError) as e:
+        except (ValidationError, ValueError, RecursionError) as e:
             raise BlobError(f"{key} is no commit: {str(e)[:200]}") from None
 
     def _journal_of(self, key: str) -> BlobRef:
         """The journal that a commit names. Of thousands of commits nothing else is looked at."""
         try:
             return BlobRef.model_validate(json.loads(self.blobs.read(key, limit=LARGEST))["journal"])
-        except (ValidationError, ValueError, KeyError, TypeError) as e:
+        except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as e:
             raise BlobError(f"{key} is no commit: {str(e)[:200]}") from None
 
     def _once(self, key: str, data: bytes) -> BlobRef:

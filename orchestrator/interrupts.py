@@ -5,9 +5,11 @@ an error of their own or drop it (pydantic does both while it writes JSON). So a
 """
 
 import signal
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from infra.stream import Author, Entry, Stream
 from schemas.log import Event
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -33,16 +35,43 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._raise()
+        self.heed()
 
     def watch(self, event: Event) -> None:
         """Nothing is recorded after a signal. Raises KeyboardInterrupt."""
-        self._raise()
+        self.heed()
+
+    def heed(self) -> None:
+        """Raises KeyboardInterrupt if a signal came."""
+        if self.came:
+            raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.came = True
-        self._raise()
+        self.heed()
 
-    def _raise(self) -> None:
-        if self.came:
-            raise KeyboardInterrupt
+
+@dataclass(frozen=True)
+class HeedingStream:
+    """A stream into which nothing is said after a signal: else what it did to a task would count as its failure."""
+
+    inner: Stream
+    interrupts: Interrupts
+
+    def append(self, run: str, author: Author, body: str) -> Entry:
+        """As Stream. Raises KeyboardInterrupt."""
+        self.interrupts.heed()
+        return self.inner.append(run, author, body)
+
+    def read(self, run: str, after: str, until: float) -> list[Entry]:
+        """As Stream. Raises KeyboardInterrupt."""
+        self.interrupts.heed()
+        return self.inner.read(run, after, until)
+
+    def trim(self, run: str, upto: str) -> None:
+        """As Stream."""
+        self.inner.trim(run, upto)
+
+    def delete(self, run: str) -> None:
+        """As Stream."""
+        self.inner.delete(run)

@@ -26,11 +26,11 @@ COUNTERS = {
 }
 WITH_REASON = {
     "updates_rejected": (
-        "absent", "corrupt", "counted", "dtypes", "moved", "names", "no update", "norm", "not finite", "other client",
-        "private state", "run over", "shapes", "too large", "too stale", "unreadable", "weight",
+        "absent", "corrupt", "counted", "dtypes", "implausible", "moved", "names", "no update", "norm", "not finite",
+        "other client", "private state", "run over", "shapes", "too large", "too stale", "unreadable", "weight",
     ),
-    "updates_lost": ("deadline", "too stale", "no result in the manifest", "attempts", "failed"),
-    "tasks_resent": ("worker gone", "infra", "grant"),
+    "updates_lost": ("deadline", "too stale", "moved", "no result in the manifest", "attempts", "failed"),
+    "tasks_resent": ("worker gone", "lost on the way", "asked anew", "infra", "grant"),
     "messages_ignored": ("unknown or too old",),
 }  # fmt: skip
 """Counters per reason. Those that are known are there from the beginning, as 0: of a counter that appears as 1,

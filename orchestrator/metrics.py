@@ -28,7 +28,7 @@ NAMED_CLIENTS = 100
 """With more clients than these, accuracy is told per domain only."""
 VALUES = 40
 """Most reasons or domains; what comes beyond them is `other`."""
-LOST = ("deadline", "too stale", "no result in the manifest")
+LOST = ("deadline", "too stale", "moved", "no result in the manifest")
 """Why an update is lost by the loop's own word; else the worker has said so: `failed`."""
 
 

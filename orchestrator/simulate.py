@@ -48,6 +48,8 @@ class Simulator:
             return arrived
         slowest = max(self._seconds(client, task.base) for client in task.clients)
         done = max(arrived, task.asked_at + slowest * self.scale)
+        if done > task.asked_at + self.plan.experiment.rounds.task_ttl_s:
+            return done  # nobody waits for it any more, so it does not matter who is there then
         return max(self.back(client, done) for client in task.clients)
 
     def drops(self, task: Open) -> bool:

@@ -4,7 +4,6 @@ Describe and init are sent again when a worker says that it could not do them, w
 when the queues were emptied.
 """
 
-import contextlib
 from collections.abc import Callable
 
 import torch
@@ -16,6 +15,7 @@ from infra.stream import START
 from orchestrator import keys
 from orchestrator.commits import Commits
 from orchestrator.descriptions import received, sort_out
+from orchestrator.desk import ATTEMPTS
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.post import Post
@@ -31,8 +31,6 @@ from workers.method import State
 from workers.pipeline import read_assignment
 from workers.tensors import Tensors, is_finite, unpack
 
-ATTEMPTS = 3
-
 LARGEST_STATE = 4 * 1024**3
 """Bytes of the tensors of version 0: adapters, or all of a CLIP."""
 
@@ -47,16 +45,17 @@ class Start:
         self.clock, self.run = runtime.bus.clock, commits.run
         self.journal = Journal(watch)
         self.post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
-        virtual = isinstance(self.clock, VirtualClock)
-        self.vigil = Vigil(self.run, runtime.state, runtime.bus, Simulator.of(plan, virtual=virtual))
+        self.virtual = isinstance(self.clock, VirtualClock)
+        self.vigil = Vigil(self.run, runtime.state, runtime.bus, Simulator.of(plan, virtual=self.virtual))
         self.missing: tuple[Open, ...] = ()
+        self.given_up: dict[str, tuple[Open, str]] = {}
         self.unable: dict[str, str] = {}
         self.cursor = START
 
     def commit(self, code_version: str) -> Commit:
         """Version 0. Raises RunFailed if nobody answers, or what they answer does not fit together."""
         experiment, now = self.plan.experiment, self.clock.now()
-        facts = {"seed": experiment.seed, "code_version": code_version, "virtual": isinstance(self.clock, VirtualClock)}
+        facts: dict[str, object] = {"seed": experiment.seed, "code_version": code_version, "virtual": self.virtual}
         self.journal.record("started", now, 0, experiment=experiment.model_dump(mode="json"), **facts)
         descriptions = self.describe()
         setting = self.agree(descriptions)
@@ -91,13 +90,16 @@ class Start:
         asked = [self._task("describe", site) for site in sites]
         answers = self.exchange(asked, setting)
         found = sort_out(self._said(asked, answers), self.plan.experiment.model.classes)
-        self.missing = tuple(t.model_copy(update={"started_at": None, "sent": False}) for t in self.unanswered.values())
+        later = [*self.unanswered.values(), *(task for task, _ in self.given_up.values())]
+        self.missing = tuple(t.model_copy(update={"started_at": None, "sent": False}) for t in later)
         clients = [c for d in found.fitting for c, split in d.clients.items() if split.train]
         enough = len(clients) >= max(1, self.plan.experiment.rounds.floor)
         for site, reason in found.refused.items():
             if not enough:
                 raise RunFailed(f"run {self.run}: {site} cannot take part: {reason}")
             self.journal.record("refused", self.clock.now(), 0, site=site, reason=reason)
+        for _, reason in () if enough else self.given_up.values():
+            raise RunFailed(f"run {self.run}: {reason}")
         if self.missing and not enough:
             queues = "; ".join(self.runtime.bus.waiting(t.site) for t in self.missing)
             silent = ", ".join(t.site or "the pool" for t in self.missing)
@@ -125,8 +127,7 @@ class Start:
     def init(self, setting: BlobRef, descriptions: tuple[Description, ...]) -> State:
         """Version 0: the tensors per group and who is in which, made by a worker because it has the backbone."""
         task = self._task("init", descriptions[0].site)
-        answers = self.exchange([task], setting)
-        if task.task_id not in answers:
+        if task.task_id not in (answers := self.exchange([task], setting)):
             raise RunFailed(f"run {self.run}: nobody made version 0: {self.runtime.bus.waiting(task.site)}")
         named, assignment = self._read_state(answers[task.task_id])
         groups: dict[str, Tensors] = {}
@@ -177,8 +178,7 @@ class Start:
             try:
                 if entry.author == "manifest":
                     manifest = Manifest.model_validate_json(entry.body)
-                    task = waiting.get(manifest.task_id)
-                    if task is not None and self._is_whole(manifest, task):
+                    if (task := waiting.get(manifest.task_id)) and self._is_whole(manifest, task):
                         del waiting[task.task_id]
                         answers[manifest.task_id] = manifest
                         facts = {"encodes": manifest.encodes, "seconds": manifest.seconds, "worker": manifest.worker}
@@ -192,12 +192,11 @@ class Start:
     def _is_whole(self, manifest: Manifest, task: Open) -> bool:
         granted = {keys.start(self.run, task.task_id, n) for n in range(1, task.attempt + 1)}
         name = {"describe": "description", "init": "state"}[task.kind]
-        blob = manifest.outputs.get(name)
-        return manifest.run == self.run and len(manifest.outputs) == 1 and blob is not None and blob.key in granted
+        key = manifest.outputs[name].key if set(manifest.outputs) == {name} else ""
+        return manifest.run == self.run and key in granted
 
     def _fails(self, failure: TaskFailure, waiting: dict[str, Open]) -> None:
-        task = waiting.get(failure.task_id)
-        if task is None or failure.attempt != task.attempt:
+        if (task := waiting.get(failure.task_id)) is None or failure.attempt != task.attempt:
             return
         if failure.code != "client":
             return self._again(task, waiting, failure.message)
@@ -208,15 +207,19 @@ class Start:
 
     def _again(self, task: Open, waiting: dict[str, Open], reason: str) -> None:
         if task.attempt >= ATTEMPTS:
-            where = task.site or "the pool"
-            raise RunFailed(f"run {self.run}: {task.kind} failed at {where} ({ATTEMPTS} attempts): {reason}")
+            said = f"{task.kind} failed at {task.site or 'the pool'} ({ATTEMPTS} attempts): {reason}"
+            if task.kind == "init":
+                raise RunFailed(f"run {self.run}: {said}")
+            self.given_up[task.task_id] = (waiting.pop(task.task_id), said)  # a run may begin without this owner
+            return
         waiting[task.task_id] = task.model_copy(update={"attempt": task.attempt + 1, "started_at": None, "sent": False})
 
     def _sends(self, task: Open, setting: BlobRef) -> bool:
-        with contextlib.suppress(BusError):
+        try:
             self.post.send(task, setting, None)
-            return True
-        return False
+        except BusError:
+            return False
+        return True
 
     def _said(self, asked: list[Open], answers: dict[str, Manifest]) -> dict[str, Description | str]:
         said: dict[str, Description | str] = {}

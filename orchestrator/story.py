@@ -3,6 +3,7 @@
 Knows neither where events lie nor how a story is shown. Never imports torch.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,8 +37,12 @@ class Story:
         return story
 
     def tell(self, event: Event) -> None:
-        """Take in the next event."""
+        """Take in the next event. What cannot be understood is passed over: to judge is the audit's part."""
         self.last = event
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            self._understand(event)
+
+    def _understand(self, event: Event) -> None:
         match event.event:
             case "started" | "described" | "joined" | "finished":
                 self._frame(event)

@@ -15,7 +15,7 @@ SETTLE_S = 3.0
 """How long a vigil only listens at first: so long a beat lasts, and a worker may need to be heard again."""
 
 ASTRAY = 6
-"""Looks at which a task is neither heard of nor in a queue, until it is lost: a worker says at once what it takes."""
+"""Looks at which a task is neither heard of nor can be in a queue, until it is lost: a worker says what it takes."""
 
 
 class Vigil:
@@ -23,7 +23,8 @@ class Vigil:
 
     By whom it was heard does not matter: `Open.started_at` says that it was, in whichever life of the loop.
     A task that nobody was heard at and that no queue can hold is lost: a broker hands a task to a connection and
-    forgets it, and if that broke at this moment nobody has it.
+    forgets it, and if that broke at this moment nobody has it. A queue is first in, first out: it cannot hold a task
+    if it is empty, or if a later one was taken from it.
     """
 
     def __init__(self, run: str, state: StateStore, bus: Bus, simulator: Simulator) -> None:
@@ -34,6 +35,8 @@ class Vigil:
         """Begin anew, as after the store has lost all beats."""
         self.silent: set[str] = set()
         self.astray: dict[str, int] = {}
+        self.known: dict[str, Open] = {}
+        self.taken: dict[str | None, float] = {}
         self.since: float | None = None
 
     def look(self, tasks: Iterable[Open], now: float) -> tuple[list[Open], list[tuple[Open, str]]]:
@@ -52,8 +55,15 @@ class Vigil:
         return gone if now >= self.since + SETTLE_S else []
 
     def _lost(self, works: dict[str, Open], beating: set[str]) -> list[Open]:
-        """A queue that is not empty may hold any of its tasks."""
         unheard = {w: o for w, o in works.items() if o.sent and o.started_at is None and w not in beating}
+        for task in (o for w, o in (self.known | works).items() if w not in unheard and (o.sent or w in beating)):
+            self.taken[task.site] = max(task.asked_at, self.taken.get(task.site, task.asked_at))
+        self.known = works
         empty = {site for site in {o.site for o in unheard.values()} if not self.bus.backlog(site)}
-        self.astray = {w: self.astray.get(w, 0) + 1 for w, o in unheard.items() if o.site in empty}
+        gone = [w for w, o in unheard.items() if o.site in empty or self._is_overtaken(o)]
+        self.astray = {w: self.astray.get(w, 0) + 1 for w in gone}
         return [works[w] for w in sorted(self.astray) if self.astray[w] >= ASTRAY]
+
+    def _is_overtaken(self, task: Open) -> bool:
+        """Whether a task that was asked later has left its queue. One that was sent again stands behind later ones."""
+        return task.attempt == 1 and task.asked_at < self.taken.get(task.site, task.asked_at)

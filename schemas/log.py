@@ -5,7 +5,7 @@ A commit is the only checkpoint: everything a loop needs to go on from there sta
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, TypeAdapter
+from pydantic import Field, NonNegativeInt, StringConstraints, TypeAdapter
 
 from schemas.base import WIRE, Frozen, Name, Wire
 from schemas.messages import ALL, BlobRef, Description, Kind, Manifest, TaskFailure
@@ -59,8 +59,8 @@ class Made(Frozen):
     """
 
     version: NonNegativeInt
-    seen: str | None = None
-    at: float | None = None
+    seen: Annotated[str, StringConstraints(pattern=r"^\d{1,20}(-\d{1,20})?$")] | None = None
+    at: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class Asked(Made):

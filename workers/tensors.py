@@ -33,7 +33,7 @@ def unpack(data: bytes) -> Tensors:
     """The tensors of safetensors bytes. Raises CodecError for anything else."""
     try:
         return load(data)
-    except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as e:
+    except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError, TypeError) as e:
         raise CodecError(f"not safetensors: {str(e)[:200]}") from None
 
 

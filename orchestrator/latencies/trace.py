@@ -79,7 +79,7 @@ def _text(path: Path) -> str:
     try:
         with path.open("rb") as f:
             data = f.read(LARGEST + 1)
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # as a spreadsheet writes it
     except OSError as e:
         raise PluginError(f"cannot read {path}: {e.strerror}") from None
     except UnicodeDecodeError as e:

@@ -69,6 +69,8 @@ def test_an_interrupt_that_a_library_makes_light_of_ends_the_run_all_the_same(
     assert child.returncode == 130, said
     assert said.splitlines()[-1] == LEFT
     assert "v3 " in said and "v4 " not in said and "Traceback" not in said
+    resumed = started(tmp_path / "a", "--resume", "long", "--json").communicate(timeout=60)
+    assert resumed[1].splitlines()[-1:] == [LEFT], "it is interrupted there again: nothing of the failed task was kept"
 
 
 def test_interrupted_among_seeds_none_begins_after_it_and_the_same_command_goes_on(tmp_path: Path) -> None:

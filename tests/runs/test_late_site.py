@@ -186,6 +186,12 @@ def failed(task: Task, sites: Sites) -> None:
     sites.stream.append("r", "failure", TaskFailure(**facts, message="no images").model_dump_json())
 
 
+def unable(task: Task, sites: Sites) -> None:
+    """It fails for no fault of its own, however often it is asked."""
+    facts: dict[str, Any] = {"run": "r", "task_id": task.task_id, "attempt": task.attempt, "code": "infra"}
+    sites.stream.append("r", "failure", TaskFailure(**facts, message="out of memory").model_dump_json())
+
+
 LIES: dict[str, tuple[Lie, str]] = {
     "backbone": (lambda t, s: described(t, s, fingerprint="0" * 64), "another backbone"),
     "class": (lambda t, s: described(t, s, classes=("mauve",)), "'mauve' is none of the run's classes"),

@@ -8,7 +8,7 @@ from orchestrator import start
 from schemas.messages import Split
 from tests.runs.here import run
 from tests.runs.test_embedded import events, small
-from tests.runs.test_late_site import LIES, Broker, Lie, described, go
+from tests.runs.test_late_site import LIES, Broker, Lie, described, go, unable
 from tests.toys import paint
 
 FIRST: dict[str, tuple[Lie, str]] = {
@@ -31,6 +31,15 @@ def test_a_site_that_does_not_fit_is_refused_and_the_others_begin(images: Path, 
     assert (refused.version, refused.facts["site"]) == (0, "late") and says in refused.facts["reason"]
     assert (outcome.report.status, outcome.report.version) == ("finished", 6)
     assert set(outcome.report.ledger) == {"early.flat-0"}
+
+
+def test_a_site_that_fails_again_and_again_is_left_for_later_and_the_others_begin(images: Path, tmp_path: Path) -> None:
+    outcome = go(tmp_path, images, broker=Broker(opens=0), lie=unable)
+    assert (outcome.report.status, outcome.report.version) == ("finished", 6)
+    assert set(outcome.report.ledger) == {"early.flat-0"}
+    alone = go(tmp_path / "alone", images, broker=Broker(opens=0), lie=unable, floor=2)
+    assert alone.report.status == "failed"
+    assert "describe failed at late (3 attempts)" in alone.report.reason and "out of memory" in alone.report.reason
 
 
 @pytest.mark.parametrize("lie", ["name", "failure"])

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
-from orchestrator import results
+from orchestrator import results, shelf
+from orchestrator import story as stories
 from orchestrator.archive import Archive
+from schemas.errors import BlobError
 from schemas.experiment import Experiment
 from schemas.story import Story
 from tests.runs.here import Fuse, Killed, run, runtime
@@ -102,3 +104,32 @@ def test_looking_changes_nothing(experiment: Experiment, here: Path) -> None:
     archive(here).story("r")
     archive(here).summary("r")
     assert {p: p.read_bytes() for p in here.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[" * 100_000, b'{"run": "r", "status": "odd"}'])
+@pytest.mark.parametrize("key", ["final.json", "versions/00000004.json"])
+def test_what_is_damaged_is_one_error_and_hides_no_other_run(
+    experiment: Experiment, here: Path, key: str, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(experiment, here)
+    run(experiment, here, name="other")
+    (here / "blobs" / "runs" / "r" / key).write_bytes(damage)
+    with pytest.raises(BlobError, match=r"cannot be read|is no commit"):
+        archive(here).story("r")
+    assert archive(here).summary("other").status == "finished"
+    assert shelf._summary(archive(here), "r") is None
+    assert "r: runs/r/" in capsys.readouterr().err
+
+
+def test_a_folder_of_an_impossible_name_is_nobody_s_run(experiment: Experiment, here: Path) -> None:
+    kept = results.keep(run(experiment, here), experiment)
+    kept.rename(kept.with_name("r (old)"))
+    assert archive(here).names() == ["r"], "the one in the store"
+
+
+def test_events_with_odd_facts_are_passed_over(experiment: Experiment, here: Path) -> None:
+    whole = run(experiment, here).events
+    for kind in {e.event for e in whole}:
+        for facts in ({}, {"clients": 5}, {"experiment": []}, {"updates": [[1]], "without": None}):
+            odd = [e.model_copy(update={"facts": facts}) if e.event == kind else e for e in whole]
+            assert stories.Story.of(odd).last == odd[-1]

@@ -110,6 +110,7 @@ def _trace(path: Path) -> Trace:
         ("t.yaml", "a: 2\nb: [1, 2.5, 4]\n"),
         ("t.json", '{"a": 2, "b": [1, 2.5, 4]}'),
         ("t.csv", "a,2\n\nb,1,2.5,4\n"),
+        ("t.csv", "\ufeffa,2\nb,1,2.5,4\n"),  # as a spreadsheet writes it
     ],
 )
 def test_a_trace_gives_each_client_its_seconds_version_by_version_and_then_again(

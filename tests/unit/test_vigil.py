@@ -132,3 +132,25 @@ def test_a_task_that_somebody_is_at_is_not_lost(book: Book, vigil: Vigil, bus: Q
     book.sends(["v0-ann-0"])
     bus.length, state.heard = 0, {"v0-ann-0.1"}
     assert [look(book, vigil, 0.0) for _ in range(2 * ASTRAY)] == [[]] * (2 * ASTRAY)
+
+
+def test_a_task_whose_queue_has_given_a_later_one_is_lost_though_more_wait_there(
+    book: Book, vigil: Vigil, bus: Queue, state: Beats
+) -> None:
+    later = Open(task_id="v0-bob-1", kind="train", base=0, clients=("bob",), attempt=1, asked_at=1.0)
+    book.asks(Asked(version=0, batch=1, tasks=(later,)), 1.0, instant=False)
+    book.sends(["v0-ann-0", "v0-bob-1"])
+    assert [look(book, vigil, 2.0) for _ in range(2 * ASTRAY)] == [[]] * (2 * ASTRAY)
+    state.heard = {"v0-bob-1.1"}
+    assert [look(book, vigil, 3.0) for _ in range(ASTRAY)] == [[]] * (ASTRAY - 1) + [["v0-ann-0"]]
+
+
+def test_one_that_was_answered_before_anybody_was_heard_has_left_the_queue_too(
+    book: Book, vigil: Vigil, bus: Queue
+) -> None:
+    later = Open(task_id="v0-bob-1", kind="train", base=0, clients=("bob",), attempt=1, asked_at=1.0)
+    book.asks(Asked(version=0, batch=1, tasks=(later,)), 1.0, instant=False)
+    book.sends(["v0-ann-0", "v0-bob-1"])
+    assert look(book, vigil, 2.0) == []
+    del book.open["v0-bob-1"]
+    assert [look(book, vigil, 3.0) for _ in range(ASTRAY)] == [[]] * (ASTRAY - 1) + [["v0-ann-0"]]
