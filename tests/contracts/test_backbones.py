@@ -17,7 +17,7 @@ from schemas.base import Choice
 from schemas.errors import ConfigError, PluginError
 from workers import device
 from workers.data.pixels import SLIMMEST
-from workers.models import _clip
+from workers.models import _clip, _steered
 from workers.plugins import load, names
 
 MINI = """{"embed_dim": 8,
@@ -523,3 +523,34 @@ def test_the_device_is_the_best_there_is(monkeypatch: pytest.MonkeyPatch, cuda: 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert device.best().type == chosen
+
+
+# --- a prompt that can be learnt
+
+PREFIX, TEXTS = "a picture of a", ["a picture of a cup", "a picture of a fire truck in the rain"]
+
+
+def test_the_words_own_embeddings_give_the_texts_own_features(backbone: Any) -> None:
+    steered = backbone.encode_steered(TEXTS, backbone.embed(PREFIX))
+    assert torch.allclose(steered, backbone.encode_texts(TEXTS), atol=1e-5)
+
+
+def test_the_embeddings_of_other_words_are_as_good_as_the_other_words(backbone: Any) -> None:
+    before = backbone.encode_texts(TEXTS)
+    steered = backbone.encode_steered(TEXTS, backbone.embed("a sketch of a"))
+    assert torch.allclose(steered, backbone.encode_texts([t.replace("picture", "sketch") for t in TEXTS]), atol=1e-5)
+    assert not torch.allclose(steered, before, atol=1e-3)
+    assert torch.equal(backbone.encode_texts(TEXTS), before)  # nothing of it stays behind
+
+
+def test_gradients_reach_every_vector_of_the_context_and_nothing_else(backbone: Any) -> None:
+    context = backbone.embed(PREFIX).requires_grad_()
+    assert context.shape[0] == 4 and context.dtype == torch.float32
+    backbone.encode_steered(TEXTS, context)[:, 0].sum().backward()
+    assert context.grad is not None and bool((context.grad.abs().sum(dim=1) > 0).all())
+    assert all(p.grad is None for p in backbone._model.parameters())
+
+
+def test_a_text_tower_without_a_start_and_an_end_has_no_prompt_to_learn() -> None:
+    with pytest.raises(ConfigError, match="no prompt that could be learnt"):
+        _steered.embeddings(torch.nn.Linear(1, 1), object(), PREFIX)
