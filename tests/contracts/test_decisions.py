@@ -22,7 +22,7 @@ CONTRACTS = {
     "method": "test_methods", "codec": "test_codecs", "transform": "test_transforms", "backbone": "test_backbones",
     "dataset": "test_datasets", "partition": "test_partitions", "aggregator": "test_decisions",
     "selector": "test_decisions", "latency": "test_decisions",
-    "presence": "test_decisions",
+    "presence": "test_decisions", "adapter": "test_adapters",
 }  # fmt: skip
 DECISIONS = [
     (family, name) for family in ("aggregator", "selector", "latency", "presence") for name in names(FAMILIES[family])

@@ -10,7 +10,7 @@ def test_what_came_before_a_closing_unseen_belongs_behind_it_in_a_replay_too(max
     """The third manifest reaches the stream after the loop's last look and before its closing; then the loop dies."""
     engine = Engine()
     rounds = {"versions": 2, "in_flight": 3, "quorum": 2, "floor": 1, "grace_s": 0, "max_staleness": max_staleness}
-    engine._begin(rounds, None, 3, False)
+    engine._begin(rounds, 3)
     engine.steps(2)
     tasks = [t for t in engine.world.bus.queue if t.kind == "train"]
     for number, task in enumerate(tasks):
@@ -29,7 +29,7 @@ def test_what_came_before_a_closing_unseen_belongs_behind_it_in_a_replay_too(max
 def test_the_private_state_that_an_expired_task_may_still_read_is_not_deleted() -> None:
     engine = Engine()
     rounds = {"versions": 4, "in_flight": 2, "quorum": 1, "floor": 1, "grace_s": 0, "deadline_s": 4, "max_staleness": 3}
-    engine._begin(rounds, None, 2, True)
+    engine._begin(rounds, 2, virtual=True)
     for _ in range(60):
         queue = engine.world.bus.queue
         slow = [t for t in queue if t.clients[0].client == "c0" and t.base > 0]
@@ -46,7 +46,7 @@ def test_a_closing_whose_round_the_stream_has_lost_costs_at_most_the_open_versio
     """Redis is emptied after the asking; then the loop dies between the closing and the commit."""
     engine = Engine()
     rounds = {"versions": 2, "in_flight": 2, "quorum": 2, "floor": 1, "grace_s": 0}
-    engine._begin(rounds, None, 2, False)
+    engine._begin(rounds, 2)
     engine.steps(2)
     engine.world.empty()
     engine.world.passes(1.5)  # to the next look at the lease, after which what is open is sent again
@@ -66,7 +66,7 @@ def test_a_closing_whose_round_the_stream_has_lost_costs_at_most_the_open_versio
 
 def test_a_manifest_that_names_another_run_is_ignored() -> None:
     engine = Engine()
-    engine._begin({"versions": 1, "in_flight": 1, "quorum": 1, "floor": 1}, None, 1, False)
+    engine._begin({"versions": 1, "in_flight": 1, "quorum": 1, "floor": 1}, 1)
     engine.steps(2)
     (task,) = [t for t in engine.world.bus.queue if t.kind == "train"]
     engine._answer(task, "other run")
@@ -80,7 +80,7 @@ def test_a_manifest_that_names_another_run_is_ignored() -> None:
 def test_a_decision_that_stands_twice_in_the_stream_is_made_once() -> None:
     engine = Engine()
     rounds = {"versions": 2, "in_flight": 3, "quorum": 1, "floor": 1, "refill": "at_arrival", "max_staleness": 2}
-    engine._begin(rounds, None, 3, False)
+    engine._begin(rounds, 3)
     engine.world.stream.stammers = True
     engine.steps(3)
     engine.a_replay_knows_the_same()

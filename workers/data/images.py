@@ -180,3 +180,5 @@ def _entries(folder: Path) -> Iterator[Path]:
         yield from (folder / name for name in sorted(os.listdir(folder)) if not name.startswith("."))
     except OSError as e:
         raise DataError(f"cannot read folder {folder}: {e.strerror}") from None
+    except ValueError as e:  # a null byte in its name
+        raise DataError(f"cannot read folder {str(folder)!r}: {e}") from None
