@@ -68,8 +68,8 @@ soon as one ends. Faults come at random and for up to 8 s, two at once in three 
 committed again. Each run is audited at its end (`quorate audit`), and no grant may stand in any log.
 **{found.minutes:g} minutes, {len(found.blows)} blows (seed {found.seed}): {found.done}.**
 *Recovery*: from the end of the fault (a killed part is then started again) to the next version of the run that took
-longest. Many of the long ones are the deadline (20 s here): what a worker held that died before it began is asked again
-then, and a worker that starts keeps the message that it has taken until it has loaded.
+longest. An orchestrator that is started while Redis is
+away says so and ends, for a wrong address looks the same; it is counted as a violation here although the run goes on.
 
 {table(["fault", "times", "longest recovery, s", "median, s"], rows)}{_violations(found)}
 {place(found.where)}
