@@ -75,8 +75,9 @@ class Lineage:
         """The next state from the counted updates and their lags, folded in the order given. version: the open one."""
         folds: dict[str, Fold] = {}
         for a, lag in counted:
-            fold = folds.setdefault(a.group, self.plan.method.fold(self.plan.aggregator))
-            fold.add(a.client, self._step(a, lag), a.weight, discount(self.spec, lag))
+            if a.group not in folds:
+                folds[a.group] = self.plan.method.fold(self.plan.aggregator, self.state, a.group)
+            folds[a.group].add(a.client, self._step(a, lag), a.weight, discount(self.spec, lag))
         folded: Mapping[str, Tensors] = {group: fold.result() for group, fold in folds.items()}
         merged = self.plan.method.merge(self.state, folded, self.spec.server_lr)
         if not all(is_finite(t) for tensors in merged.tensors.values() for t in tensors.values()):

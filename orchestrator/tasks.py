@@ -10,7 +10,7 @@ from orchestrator import groups
 from orchestrator.rounds import share
 from schemas.experiment import Rounds
 from schemas.log import Accepted, Held, Open, Resent, Round
-from schemas.messages import ALL, Manifest
+from schemas.messages import ALL, VISITORS, Manifest
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Tasks:
 
     def group_of(self, client: str) -> str:
         """The group of a client, or of an owner that only evaluates."""
+        if client not in self.home and VISITORS in self.rounds:
+            return VISITORS
         return groups.home(client, self.home, self.rounds)
 
     def turns(self) -> list[str]:

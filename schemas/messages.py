@@ -12,6 +12,8 @@ from schemas.base import WIRE, Frozen, Name, Sha256, Shown, Wire
 Kind = Literal["describe", "init", "train", "evaluate"]
 ALL = "all"
 """The group of every client while a method does not form groups."""
+VISITORS = "visitors"
+"""The group of owners that only evaluate, where a method keeps a model for them."""
 
 TaskId = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}$")]
 """Of one task, whatever its attempt: safe in a Celery id, a key and a file name."""

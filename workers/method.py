@@ -27,7 +27,8 @@ class Traits:
     sums: updates may be added. lossy: they may be compressed, clipped, noised. discounted: they may be weighted by
     staleness. trains: false for a method that only evaluates (the run then stays at version 0). pools: a client trains
     on the images of all clients, which only a simulation can give it. aggregates: false for a method that adds up by
-    itself, so that no aggregator, `apply` or `server_lr` has a say.
+    itself, so that no aggregator, `apply` or `server_lr` has a say. sees_each: the server half looks at single updates,
+    so that what becomes of their sum is not what becomes of them.
     """
 
     sums: bool = True
@@ -36,6 +37,7 @@ class Traits:
     trains: bool = True
     pools: bool = False
     aggregates: bool = True
+    sees_each: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ class Method(ABC):
         """What in an update of the right form cannot be, in words; empty if nothing. Such an update is rejected."""
         return ""
 
-    def fold(self, aggregator: Aggregator) -> Fold:
-        """Where the updates of a group go: by default the chosen aggregator's fold."""
+    def fold(self, aggregator: Aggregator, state: "State", group: str) -> Fold:
+        """Where the updates of a group go, from the state on: by default the chosen aggregator's fold."""
         return aggregator.fold()
 
     def merge(self, state: State, folded: Mapping[str, Tensors], server_lr: float) -> State:

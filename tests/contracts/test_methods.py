@@ -77,7 +77,7 @@ def of() -> Setting:
 def _round(method: Method, of: Setting, state: State, base: int) -> tuple[State, dict[str, Update]]:
     incoming = state.tensors[ALL]
     updates = {name: method.train(client(of, name, incoming, base=base)) for name in ("a", "b", "c")}
-    fold = method.fold(load("orchestrator.aggregators", Choice(name="mean")))
+    fold = method.fold(load("orchestrator.aggregators", Choice(name="mean")), state, ALL)
     for name, update in updates.items():
         fold.add(name, update.tensors, update.weight, 1.0)
     return method.merge(state, {ALL: fold.result()}, 1.0), updates
@@ -130,13 +130,14 @@ def test_private_state_keeps_off_the_names_of_error_feedback(method: Method, of:
 
 def test_the_state_survives_saving(method: Method, of: Setting) -> None:
     state, _ = _round(method, of, method.init(of), 0)
-    loaded = State(tensors={ALL: unpack(pack(state.tensors[ALL]))}, server=unpack(pack(state.server)))
+    groups = {group: unpack(pack(tensors)) for group, tensors in state.tensors.items()}
+    loaded = State(tensors=groups, server=unpack(pack(state.server)), assignment=dict(state.assignment))
     one, two = (_round(method, of, s, 1)[0] for s in (state, loaded))
     assert fingerprint(one.tensors[ALL]) == fingerprint(two.tensors[ALL])
 
 
 def test_updates_that_sum_merge_like_their_mean(method: Method, of: Setting) -> None:
-    if not (method.traits.sums and method.traits.aggregates):
+    if not (method.traits.sums and method.traits.aggregates) or method.traits.sees_each:
         return
     state = method.init(of)
     merged, updates = _round(method, of, state, 0)

@@ -215,7 +215,7 @@ def test_a_round_of_all_clients_is_the_mean_of_their_models() -> None:
     state = method.init(of)
     incoming = state.tensors["all"]
     mean = load("orchestrator.aggregators", Choice(name="mean"))
-    fold = method.fold(mean)
+    fold = method.fold(mean, state, "all")
     models = []
     for name in ("a", "b", "c"):
         update = method.train(client(of, name, incoming))

@@ -50,7 +50,7 @@ def _sent(method: Ridge, of: Setting, name: str, data: Examples) -> Tensors:
 def _merged(method: Ridge, of: Setting, versions: list[list[tuple[str, Tensors]]]) -> State:
     state = method.init(of)
     for arrived in versions:
-        fold = method.fold(Mean(Mean.Params()))
+        fold = method.fold(Mean(Mean.Params()), state, ALL)
         for i, (name, update) in enumerate(arrived):
             fold.add(name, update, 10.0**i, 1 / (1 + i))  # weights and discounts have no say
         state = method.merge(state, {ALL: fold.result()}, 1.0)

@@ -84,7 +84,7 @@ class Ridge(Method):
             return f"moments up to {largest:g} of {count:g} images"
         return ""
 
-    def fold(self, aggregator: Aggregator) -> "Moments":
+    def fold(self, aggregator: Aggregator, state: State, group: str) -> "Moments":
         """The moments of each client by itself: only `merge` knows whose are in the sum already."""
         return Moments()
 

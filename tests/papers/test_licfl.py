@@ -1,0 +1,153 @@
+"""LICFL and ALICFL (arXiv 2407.17999) against their invariants, numbers derived here."""
+
+import math
+
+import pytest
+import torch
+
+from orchestrator.aggregators.mean import Mean
+from schemas.base import Choice
+from schemas.messages import ALL, VISITORS
+from tests.unit.test_clustering import planted
+from workers.method import State
+from workers.methods.licfl import RULES, Licfl
+from workers.plugins import load
+from workers.tensors import Tensors, fingerprint
+
+MEAN = Mean(Mean.Params())
+
+
+def licfl(**params: object) -> Licfl:
+    made: Licfl = load("workers.methods", Choice(name="licfl", params=params))
+    return made
+
+
+def beginning(dim: int = 40) -> State:
+    return State(tensors={ALL: {"weight": torch.linspace(-1, 1, dim), "bias": torch.zeros(2)}})
+
+
+def updates(rows: torch.Tensor) -> dict[str, Tensors]:
+    return {f"client-{i:02}": {"weight": row, "bias": row[:2] / 2} for i, row in enumerate(rows)}
+
+
+def merged(method: Licfl, state: State, group: str, sent: dict[str, Tensors], weight: float = 1.0) -> State:
+    fold = method.fold(MEAN, state, group)
+    for client in sorted(sent):
+        fold.add(client, sent[client], weight, 1.0)
+    return method.merge(state, {group: fold.result()}, 1.0)
+
+
+def test_planted_groups_get_a_model_each_of_their_members_alone() -> None:
+    rows = planted(3, 4)
+    state = merged(licfl(), beginning(), ALL, updates(rows))
+    assert sorted(state.tensors) == [ALL, "cohort-0", "cohort-1", "cohort-2", VISITORS]
+    for n in range(3):
+        members = [c for c, cohort in state.assignment.items() if cohort == f"cohort-{n}"]
+        assert members == [f"client-{i:02}" for i in range(4 * n, 4 * n + 4)]
+        expected = beginning().tensors[ALL]["weight"] + rows[4 * n : 4 * n + 4].double().mean(dim=0).float()
+        assert torch.allclose(state.tensors[f"cohort-{n}"]["weight"], expected, atol=1e-6)
+
+
+def test_visitors_get_the_unweighted_mean_of_the_cohorts_models() -> None:
+    rows = torch.cat([planted(1, 6, seed=1), planted(1, 2, seed=2)])  # 6 and 2 clients, and each cohort counts once
+    state = merged(licfl(cohorts=2), beginning(), ALL, updates(rows))
+    mean = (state.tensors["cohort-0"]["weight"] + state.tensors["cohort-1"]["weight"]) / 2
+    assert torch.allclose(state.tensors[VISITORS]["weight"], mean, atol=1e-6)
+    assert fingerprint(state.tensors[ALL]) == fingerprint(beginning().tensors[ALL]), "where newcomers begin"
+
+
+def test_with_one_cohort_and_plain_averaging_it_is_federated_averaging_bit_for_bit() -> None:
+    sent, method = updates(planted(2, 4)), licfl(cohorts=1)
+    plain = load("workers.methods", Choice(name="fedavg"))
+    ours = theirs = beginning()
+    for n in range(3):
+        ours = merged(method, ours, ALL if n == 0 else "cohort-0", sent)
+        theirs = merged(plain, theirs, ALL, sent)
+        assert fingerprint(ours.tensors["cohort-0"]) == fingerprint(theirs.tensors[ALL])
+        assert fingerprint(ours.tensors[VISITORS]) == fingerprint(theirs.tensors[ALL])
+
+
+def test_a_cohorts_model_depends_on_its_members_only() -> None:
+    method, state = licfl(), merged(licfl(), beginning(), ALL, updates(planted(2, 4)))
+    moved = merged(method, state, "cohort-1", {"client-04": {"weight": torch.ones(40), "bias": torch.ones(2)}})
+    assert fingerprint(moved.tensors["cohort-0"]) == fingerprint(state.tensors["cohort-0"])
+    assert fingerprint(moved.tensors["cohort-1"]) != fingerprint(state.tensors["cohort-1"])
+
+
+def test_a_constant_vector_added_to_all_updates_forms_the_same_cohorts() -> None:
+    rows = planted(3, 4)
+    one, two = (merged(licfl(), beginning(), ALL, updates(r)).assignment for r in (rows, rows + 5.0))
+    assert one == two
+
+
+def test_what_a_client_sends_has_the_names_and_shapes_of_its_model() -> None:
+    model = beginning().tensors[ALL]
+    assert {k: t.shape for k, t in licfl().form(model).items()} == {k: t.shape for k, t in model.items()}
+
+
+def test_a_newcomer_is_placed_with_those_whose_updates_are_like_its_own_and_moves_no_model() -> None:
+    rows = planted(3, 5)
+    early = {c: u for c, u in updates(rows).items() if c not in ("client-04", "client-09", "client-14")}
+    late = {c: u for c, u in updates(rows).items() if c not in early}
+    method = licfl()
+    first = merged(method, beginning(), ALL, early)
+    then = merged(method, first, ALL, late)
+    assert {c: then.assignment[c] for c in late} == {f"client-{5 * n + 4:02}": f"cohort-{n}" for n in range(3)}
+    assert {c: then.assignment[c] for c in early} == dict(first.assignment)
+    for group in first.tensors:
+        assert fingerprint(first.tensors[group]) == fingerprint(then.tensors[group])
+
+
+def test_two_rounds_of_each_rule_by_hand() -> None:
+    # One number; model 1, steps 0.5 and then -0.2. beta1 0.9, beta2 0.99, tau 1e-3, so v starts at 1e-6; eta 0.1.
+    # m: 0.05, then 0.9 * 0.05 - 0.02 = 0.025.
+    # Adagrad v: 0.250001, 0.290001. Adam v: 0.99e-6 + 0.0025, then 0.99 of it + 0.01 * 0.04.
+    # Yogi v: 1e-6 - 0.0025 * sign(1e-6 - 0.25) = 0.002501, then - 0.0004 * sign(0.002501 - 0.04): 0.002901.
+    adam = 0.99e-6 + 0.0025
+    v = {
+        "fedadagrad": (0.250001, 0.290001),
+        "fedyogi": (0.002501, 0.002901),
+        "fedadam": (adam, 0.99 * adam + 0.0004),
+    }
+    for rule, (one, two) in v.items():
+        method, model, kept = licfl(rule=rule, eta=0.1), {"w": torch.tensor([1.0])}, {}
+        expected = 1.0
+        for step, m, now in ((0.5, 0.05, one), (-0.2, 0.025, two)):
+            model, kept = method.moved(model, {"w": torch.tensor([step])}, kept, 1.0)
+            expected += 0.1 * m / (math.sqrt(now) + 1e-3)
+            assert float(kept[f"{rule}/w"]) == pytest.approx(now, rel=1e-5)
+            assert float(model["w"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_rule_that_is_chosen_has_the_least_score_and_every_rules_moments_go_on() -> None:
+    method, draw = licfl(rule="adaptive"), torch.Generator().manual_seed(3)
+    model, kept = {"w": torch.randn(20, generator=draw)}, {}
+    for n in range(1, 13):
+        step, was = {"w": torch.randn(20, generator=draw) / n}, dict(kept)
+        before = float(model["w"].double().norm())
+        moved, kept = method.moved(model, step, kept, 1.0)
+        counted = kept["chosen"] - was.get("chosen", torch.zeros(4))
+        best = int(counted.argmax())
+        assert int(counted.sum()) == 1 and best == int(kept["scores"].argmin())
+        assert float(moved["w"].double().norm()) - before == pytest.approx(float(kept["scores"][best]), abs=1e-5)
+        square = step["w"].square()
+        for rule in RULES[1:]:
+            old = was.get(f"{rule}/w", torch.full((20,), 1e-6))
+            assert bool((kept[f"{rule}/w"] >= 0).all())
+            if rule == "fedadagrad":
+                assert bool((kept[f"{rule}/w"] >= old).all())
+            if rule == "fedyogi":
+                assert bool(((kept[f"{rule}/w"] - old).abs() <= 0.01 * square + 1e-8).all()), "but for float32"
+            assert not torch.equal(kept[f"{rule}/w"], old), "also of a rule that was not chosen"
+        model = moved
+    assert int(kept["chosen"].sum()) == 12
+
+
+def test_each_cohort_has_moments_of_its_own() -> None:
+    method = licfl(rule="adaptive")
+    state = merged(method, beginning(), ALL, updates(planted(2, 4)))
+    moved = merged(method, state, "cohort-1", {"client-04": {"weight": torch.ones(40), "bias": torch.ones(2)}})
+    for name, was in state.server.items():
+        assert torch.equal(was, moved.server[name]) != name.startswith("cohort-1/")
+    assert float(moved.server["cohort-1/chosen"].sum()) == 2
+    assert float(moved.server["cohort-0/chosen"].sum()) == 1

@@ -1,0 +1,90 @@
+"""Principal components and spectral clustering against their definitions."""
+
+import pytest
+import torch
+
+from workers.clustering import Basis, alike, normalised, principal
+
+
+def planted(groups: int, each: int, *, away: float = 10.0, dim: int = 40, seed: int = 0) -> torch.Tensor:
+    """Rows around `groups` centres, group by group: centre ~ N(0, away^2), row ~ N(centre, 1)."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = away * torch.randn(groups, dim, generator=draw)
+    return centres.repeat_interleave(each, dim=0) + torch.randn(groups * each, dim, generator=draw)
+
+
+def same_partition(one: list[int], two: list[int]) -> bool:
+    """Whether two labellings put the same pairs together (a Rand index of 1)."""
+    pairs = [(i, j) for i in range(len(one)) for j in range(i)]
+    return len(one) == len(two) and all((one[i] == one[j]) == (two[i] == two[j]) for i, j in pairs)
+
+
+def test_the_gram_matrix_gives_the_components_of_the_covariance_up_to_signs() -> None:
+    rows = planted(3, 4, dim=6)
+    basis, places = principal(rows, 4)
+    centred = rows.double() - rows.double().mean(dim=0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
+    expected = centred @ vectors.flip(1)[:, :4]
+    for n in range(4):
+        assert torch.allclose(places[:, n].abs(), expected[:, n].abs(), atol=1e-8)
+        assert places[:, n].std() > 0
+    assert torch.allclose(basis.place(rows), places, atol=1e-8), "a row lies where its coordinates say"
+
+
+def test_a_basis_survives_being_packed() -> None:
+    rows = planted(2, 4)
+    basis, places = principal(rows, 2)
+    assert torch.allclose(Basis.unpacked(basis.packed()).place(rows), places, atol=1e-3)
+
+
+def test_a_constant_vector_added_to_all_rows_changes_nothing() -> None:
+    rows = planted(3, 5)
+    one, two = (principal(r, 5)[1] for r in (rows.double(), rows.double() + 100 * torch.ones(40).double()))
+    assert torch.allclose(one.abs(), two.abs(), atol=1e-6)
+    assert alike(one, None, 8) == alike(two, None, 8)
+
+
+def test_the_normalised_affinity_is_symmetric_with_eigenvalues_up_to_one() -> None:
+    found = normalised(principal(planted(3, 5), 5)[1])
+    values = torch.linalg.eigvalsh(found)
+    assert torch.equal(found, found.T)
+    assert float(values.max()) == pytest.approx(1, abs=1e-12)
+    assert float(values.min()) >= -1 - 1e-12
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4])
+@pytest.mark.parametrize("given", [True, False])
+def test_planted_groups_are_found_whether_their_number_is_given_or_not(groups: int, given: bool) -> None:
+    truth = [g for g in range(groups) for _ in range(6)]
+    for seed in range(5):
+        labels = alike(principal(planted(groups, 6, seed=seed), 5)[1], groups if given else None, 8)
+        assert labels == truth, "numbered by the first member"
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    rows, order = planted(3, 6, seed=7), torch.randperm(18, generator=torch.Generator().manual_seed(1))
+    straight = alike(principal(rows, 5)[1], None, 8)
+    shuffled = alike(principal(rows[order], 5)[1], None, 8)
+    assert same_partition([straight[i] for i in order], shuffled)
+
+
+@pytest.mark.parametrize("rows", [torch.ones(5, 3), torch.zeros(5, 3), torch.full((7, 9), 0.1)])
+@pytest.mark.parametrize("clusters", [None, 3])
+def test_rows_that_are_all_the_same_are_one_cluster(rows: torch.Tensor, clusters: int | None) -> None:
+    assert alike(principal(rows, 5)[1], clusters, 8) == [0] * len(rows)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_rows_than_clusters_are_one_cluster(count: int) -> None:
+    places = torch.arange(count).double()[:, None]
+    assert alike(places, 3, 8) == [0] * count
+
+
+def test_one_far_from_all_others_gives_no_nan() -> None:
+    # Nine at 0 to 0.08 and one at 1e6: sigma is 3e5, the nine are as good as one point, the tenth has affinity e^-5.6.
+    places = torch.cat([torch.arange(9) / 100, torch.tensor([1e6])]).double()[:, None]
+    assert alike(places, 2, 8) == [0] * 9 + [1]
+    # And one whose affinities vanish altogether: distances of 1e3 sigma.
+    lonely = torch.cat([torch.zeros(10**6 // 1000, 1), torch.full((1, 1), 1e3)]).double()
+    assert bool(normalised(lonely).isfinite().all())
+    assert sorted(set(alike(lonely, 2, 8))) == [0, 1]
