@@ -76,7 +76,8 @@ def _head(told: Told, owners: Owners) -> list[str]:
         "---", "",
         f"# {facts.run}: {_text(facts.method.name)} on {_text(_backbone(told))}", "",
         f"An adapter on a frozen CLIP that tells {len(facts.classes)} classes apart: {size(told.bytes)} of tensors, "
-        f"trained with Quorate on the images of {trainers} owners, in {facts.version} versions.",
+        f"trained with Quorate on the images of {trainers} owners, in {facts.version} versions."
+        + (f" It is the model of the group `{facts.group}`, one of several." if facts.group else ""),
     ]  # fmt: skip
 
 

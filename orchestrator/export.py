@@ -17,7 +17,7 @@ from orchestrator.personal import is_personal, own
 from schemas.adapter import AdapterFacts
 from schemas.base import Choice
 from schemas.errors import ConfigError
-from workers.classifier import Adapter, Classifier, attached, classifier, read_adapter, with_weights
+from workers.classifier import Adapter, Classifier, attached, classifier, of_group, read_adapter, with_weights
 from workers.models import _portable
 from workers.tensors import size
 
@@ -45,13 +45,15 @@ for name in sys.argv[1:]:
 """Plain open_clip and torch, for any method."""
 
 
-def export(run: str, to: Path, *, weights: Path | None = None, plugins: Sequence[str] = ()) -> None:
+def export(
+    run: str, to: Path, *, group: str | None = None, weights: Path | None = None, plugins: Sequence[str] = ()
+) -> None:
     """Write the folder, whole or not at all, and say what is in it. Raises ConfigError, OSError."""
     logs.setup("error")
     folder = results.folder_of(run)
     if to.exists():
         raise ConfigError(f"{to} is there already", hint="name a new folder")
-    adapter = read_adapter(results.adapter_of(folder))
+    adapter = of_group(read_adapter(results.adapter_of(folder)), group)
     report, events = read_report(folder / "report.json"), read_journal(folder)
     environment, tag = settings.read(), _portable.tag(adapter.facts.backbone)
     made = classifier(with_weights(adapter, weights), environment.cache, plugins)

@@ -14,7 +14,7 @@ from infra import logs, settings
 from orchestrator import results
 from orchestrator.view import percent, plain
 from schemas.errors import DataError
-from workers.classifier import Classifier, Unreadable, classifier, read_adapter, with_weights
+from workers.classifier import Classifier, Unreadable, classifier, of_group, read_adapter, with_weights
 from workers.data.images import SUFFIXES
 
 WIDEST = 48
@@ -27,6 +27,7 @@ def show(
     *,
     top: int = 3,
     as_json: bool = False,
+    group: str | None = None,
     weights: Path | None = None,
     plugins: Sequence[str] = (),
 ) -> int:
@@ -38,7 +39,7 @@ def show(
     paths = [path for image in images for path in found(image)]
     if not paths:
         raise DataError(f"there is no image in {images[0]}", hint="png, jpg, jpeg, webp, bmp")
-    read = with_weights(read_adapter(results.adapter_of(adapter)), weights)
+    read = with_weights(of_group(read_adapter(results.adapter_of(adapter)), group), weights)
     made = classifier(read, settings.read().cache, plugins)
     unreadable = _as_json(made, paths, top) if as_json else _as_text(made, paths, top)
     return 1 if unreadable else 0

@@ -12,7 +12,8 @@ class AdapterFacts(Frozen):
     """What an adapter belongs to: without that its tensors mean nothing.
 
     classes: in the order of the logits. backbone_fingerprint: of the only backbone whose features it understands.
-    seed: of the run; some methods draw what they do not send. client: whose own it is, if it is one client's; what
+    seed: of the run; some methods draw what they do not send. group: whose model it is, if it is one of several; a file
+    of all of them names each tensor `<group>/<name>`. client: whose own it is, if it is one client's; what
     that client keeps to itself stands among the tensors under PRIVATE. sha256: of the tensors.
     """
 
@@ -22,6 +23,7 @@ class AdapterFacts(Frozen):
     backbone: Choice
     backbone_fingerprint: Shown
     run: Name
+    group: Name | None = None
     client: Name | None = None
     seed: NonNegativeInt = 0
     version: NonNegativeInt

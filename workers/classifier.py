@@ -20,7 +20,7 @@ from schemas.base import Choice
 from schemas.complaints import complaint, cut
 from schemas.errors import CodecError, ConfigError, DataError, PluginError
 from schemas.experiment import Experiment, Model
-from schemas.messages import ALL
+from schemas.messages import ALL, VISITORS
 from workers.data.features import Features
 from workers.method import Method
 from workers.plugins import load
@@ -172,7 +172,7 @@ def attached(adapter: Adapter, features: Features, allowed: Collection[str] | No
     shared = {name: t for name, t in adapter.tensors.items() if not name.startswith(PRIVATE)}
     private = {name.removeprefix(PRIVATE): t for name, t in adapter.tensors.items() if name not in shared}
     try:
-        module = method.personal(setting, ALL, shared, private)
+        module = method.personal(setting, facts.group or ALL, shared, private)
         settled: nn.Module = module.settled() if isinstance(module, Settles) else module
     except Exception as e:  # of any method, torch included: whatever it raises means that these are not its tensors
         why = " ".join(str(e).split())[:200]
@@ -185,6 +185,24 @@ def _loaded(package: str, choice: Choice, allowed: Collection[str] | None) -> An
         hint = f"if you trust it: --plugin {cut(choice.name)}"
         raise PluginError(f"the adapter needs {cut(choice.name)}, which is not Quorate's own", hint=hint)
     return load(package, choice, allowed=allowed)
+
+
+def of_group(adapter: Adapter, group: str | None) -> Adapter:
+    """The adapter of one group of a run that keeps several; None: of the only one, or that for visitors.
+
+    Raises ConfigError if there is no such group, or the choice is not ours.
+    """
+    there = sorted({name.partition("/")[0] for name in adapter.tensors if "/" in name})
+    wanted = group or (VISITORS if VISITORS in there else None)
+    if not there and group is None:
+        return adapter
+    if wanted not in there:
+        hint = f"--group takes one of {', '.join(there)}" if there else "leave out --group"
+        raise ConfigError(
+            f"group {group} is not in this adapter" if group else "this adapter has several models", hint=hint
+        )
+    tensors = {k.partition("/")[2]: t for k, t in adapter.tensors.items() if k.partition("/")[0] == wanted}
+    return Adapter(adapter.facts.model_copy(update={"group": wanted, "sha256": fingerprint(tensors)}), tensors)
 
 
 def with_weights(adapter: Adapter, weights: Path | None) -> Adapter:

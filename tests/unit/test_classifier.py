@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from orchestrator import results
+from schemas.base import Choice
 from schemas.errors import ConfigError, PluginError
+from schemas.experiment import Data
 from tests.runs import here
 from tests.toys import experiment, paint
 from workers import classifier as module
-from workers.classifier import Unreadable, classifier, read_adapter
+from workers.classifier import Unreadable, classifier, of_group, read_adapter
 from workers.data.owners import read_owners
 from workers.tensors import Tensors, metadata, pack, unpack
 
@@ -34,6 +36,11 @@ def adapter(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results.keep(here.run(asked, root), asked, root / "runs") / "adapter.safetensors"
 
 
+def in_pairs(images: Path) -> Data:
+    partition = Choice(name="by_domain", params={"clients_per_domain": 2})
+    return Data(params={"root": str(images)}, hold_out=("striped",), partition=partition)
+
+
 @pytest.mark.parametrize("method", ["fedclip", "fedavg", "zero_shot"])
 def test_it_is_as_accurate_on_each_owners_images_as_the_report_says(images: Path, tmp_path: Path, method: str) -> None:
     asked = experiment(images, rounds=ROUNDS, method={"name": method}, codec={"name": "fp16"})
@@ -51,6 +58,29 @@ def test_it_is_as_accurate_on_each_owners_images_as_the_report_says(images: Path
         answers = [a for a in made.classify(chosen.paths) if isinstance(a, torch.Tensor)]
         right = [int(a.argmax()) == label for a, label in zip(answers, chosen.labels, strict=True)]
         assert np.mean(right) == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_of_several_groups_the_one_for_visitors_is_taken_unless_another_is_named(images: Path, tmp_path: Path) -> None:
+    method, rounds = {"name": "licfl", "params": {"cohorts": 2}}, {**ROUNDS, "versions": 3, "in_flight": 3, "quorum": 3}
+    asked = experiment(images, rounds=rounds, method=method).model_copy(update={"data": in_pairs(images)})
+    outcome = here.run(asked, tmp_path)
+    read = read_adapter(results.keep(outcome, asked, tmp_path / "runs") / "adapter.safetensors")
+    for group in (None, "all", "cohort-0", "cohort-1", "visitors"):
+        chosen = of_group(read, group)
+        assert chosen.facts.group == (group or "visitors")
+        expected = outcome.tensors[group or "visitors"]
+        assert all(torch.equal(chosen.tensors[name], t) for name, t in expected.items())
+        assert (
+            next(iter(classifier(chosen, tmp_path / "cache", TOY).classify([next(images.rglob("*.png"))]))) is not None
+        )
+    with pytest.raises(ConfigError, match=r"cohort-9 is not in this adapter.*takes one of all, cohort-0"):
+        of_group(read, "cohort-9")
+
+
+def test_a_group_cannot_be_named_where_there_is_one_model(adapter: Path) -> None:
+    assert of_group(read_adapter(adapter), None).facts.group is None
+    with pytest.raises(ConfigError, match="leave out --group"):
+        of_group(read_adapter(adapter), "all")
 
 
 def test_probabilities_do_not_depend_on_the_images_beside(adapter: Path, images: Path, tmp_path: Path) -> None:
