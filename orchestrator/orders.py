@@ -3,7 +3,7 @@
 Pure functions of the book and the last commit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from orchestrator.book import Book
 from schemas.log import Commit, Open
@@ -16,15 +16,29 @@ def sites(commit: Commit) -> dict[str, str | None]:
 
 
 def training(book: Book, commit: Commit, picked: Iterable[str], now: float, group: str = ALL) -> tuple[Open, ...]:
-    """A training task for each picked client of a group, from the group's current model."""
-    site_of, base = sites(commit), book.rounds[group].base
+    """Training tasks for the picked clients of a group, from the group's current model: one each, or one for several
+    that the same site plays."""
+    base, site_of = book.rounds[group].base, sites(commit)
     return tuple(
         Open(
-            task_id=f"v{base}-{client}-{book.seq + i}", kind="train", base=base, clients=(client,), attempt=1,
-            group=group, site=site_of[client], asked_at=now, private=_private(book, [client]),
+            task_id=f"v{base}-{clients[0]}-{book.seq + i}", kind="train", base=base, clients=clients, attempt=1,
+            group=group, site=site_of[clients[0]], asked_at=now, private=_private(book, clients),
         )
-        for i, client in enumerate(picked)
+        for i, clients in enumerate(_shared(picked, site_of, book.spec.clients_per_task))
     )  # fmt: skip
+
+
+def _shared(picked: Iterable[str], site_of: Mapping[str, str | None], most: int) -> list[tuple[str, ...]]:
+    """The clients of each task, in the order picked."""
+    tasks: list[list[str]] = []
+    filling: dict[str | None, list[str]] = {}
+    for client in picked:
+        site = site_of[client]
+        if site not in filling or len(filling[site]) == most:
+            filling[site] = []
+            tasks.append(filling[site])
+        filling[site].append(client)
+    return [tuple(clients) for clients in tasks]
 
 
 def evaluation(book: Book, commit: Commit, now: float) -> tuple[Open, ...]:

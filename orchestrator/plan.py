@@ -107,6 +107,13 @@ def _objections(made: Plan) -> Iterator[tuple[bool, str]]:
         e.simulate is not None and e.simulate.time_scale == 0 and e.simulate.presence.name != "always",
         f"presence {(e.simulate or Simulate()).presence.name} needs time to pass, and time_scale 0 lets none pass",
     )
+    simulate = e.simulate or Simulate()
+    yield (
+        e.rounds.clients_per_task > 1
+        and (simulate.latency.name, simulate.presence.name, simulate.dropout) != ("none", "always", 0),
+        "clients of one task answer together, so none of them can be slow, away or silent alone; use rounds."
+        "clients_per_task: 1, or leave out latency, presence and dropout",
+    )
 
 
 def in_time(experiment: Experiment, longest_s: float) -> None:

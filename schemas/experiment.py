@@ -61,6 +61,7 @@ class Rounds(Frozen):
     max_staleness: most versions an update may lag. staleness: how that discounts it (schemas.staleness).
     apply: `delta` adds updates to the current model, `mix` (FedAsync) moves it towards base + delta.
     retries: times that too few are asked again.
+    clients_per_task: most clients of one group and one site that one task is about, which a worker may train together.
     max_norm: an update of a greater L2 norm, as it arrives, is refused; null refuses none. Leave room for what a lossy
     codec rounds and carries over.
     """
@@ -78,6 +79,7 @@ class Rounds(Frozen):
     server_lr: PositiveFloat = 1.0
     retries: int = Field(default=3, ge=0, le=1_000_000)
     max_norm: PositiveFloat | None = None
+    clients_per_task: int = Field(default=1, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:

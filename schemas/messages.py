@@ -146,6 +146,7 @@ class ClientResult(Frozen):
     """What one client did. payload_bytes: size of its update blob. encodes: images passed through the backbone.
 
     private: in a simulation a blob of the run; at a site only an opaque id (its key starts with `private:`).
+    failed: why there is no update, where the other clients of the task have theirs.
     """
 
     client: Name
@@ -155,6 +156,7 @@ class ClientResult(Frozen):
     metrics: Metrics = {}
     payload_bytes: Count = 0
     encodes: Count = 0
+    failed: str = Field(default="", max_length=2000)
 
 
 class Manifest(Frozen):

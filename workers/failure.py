@@ -15,14 +15,18 @@ from workers.place import Site
 
 
 def failure(task: Task | Letter, error: Exception, site: Site | None = None) -> TaskFailure:
+    """What is told of an error that ended a task."""
+    return TaskFailure(
+        run=task.run, task_id=task.task_id, attempt=task.attempt, code=code_of(error), message=told(error, site)
+    )
+
+
+def told(error: Exception, site: Site | None = None) -> str:
     """What is told of an error: never a URL, and of a site never a path or a word about its data."""
     message = str(error) if isinstance(error, QuorateError) else f"{type(error).__name__}: {error}"
     if site and not _tellable(error, message):
         message = f"{type(error).__name__} at site {site.name}: the worker's log there says more"
-    message = without_urls(message).encode(errors="backslashreplace").decode()
-    return TaskFailure(
-        run=task.run, task_id=task.task_id, attempt=task.attempt, code=code_of(error), message=message[:2000]
-    )
+    return without_urls(message).encode(errors="backslashreplace").decode()[:2000]
 
 
 def _tellable(error: Exception, message: str) -> bool:

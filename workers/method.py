@@ -5,7 +5,7 @@ Knows neither transport nor round rule: updates may arrive in any order, late, o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -132,6 +132,14 @@ class Method(ABC):
     @abstractmethod
     def train(self, client: Client) -> Update:
         """One client's work on its own examples, from the incoming model."""
+
+    def train_many(self, clients: Sequence[Client]) -> Iterator[Update | Exception]:
+        """`train` for clients of one task: of each, in this order, its update or why there is none. Here one by one."""
+        for client in clients:
+            try:
+                yield self.train(client)
+            except Exception as e:  # the others must not miss theirs
+                yield e
 
     def init(self, setting: "Setting") -> State:
         """Version 0: the tensors that `build` starts from, in one group."""

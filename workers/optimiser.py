@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
 
 
 class Adam:
@@ -20,7 +19,7 @@ class Adam:
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[torch.Tensor],
         *,
         lr: float,
         betas: tuple[float, float],
@@ -38,6 +37,12 @@ class Adam:
         """Forget the gradients."""
         for p in self.parameters:
             p.grad = None
+
+    def narrow(self, parameters: Iterable[torch.Tensor]) -> None:
+        """Go on with these instead, which are the first rows of those so far."""
+        self.parameters = list(parameters)
+        self._mean = [mean[: len(p)] for p, mean in zip(self.parameters, self._mean, strict=True)]
+        self._square = [square[: len(p)] for p, square in zip(self.parameters, self._square, strict=True)]
 
     @torch.no_grad()
     def step(self) -> None:

@@ -26,17 +26,19 @@ log = structlog.get_logger()
 class Reach:
     """The blobs of one task at a time. Call `begin` with each.
 
+    until: when (monotonic) it stops asking again. ends: the task's deadline, after which nobody waits for anything.
     files: whether a grant may be of a file. At a site it may not: else somebody else would say which of its files are
     read and written.
     """
 
     def __init__(self, *, files: bool = True) -> None:
         self.files = files
-        self.until = float("-inf")
+        self.until = self.ends = float("-inf")
 
     def begin(self, deadline_s: float) -> None:
         """A task begins, and has so many seconds."""
-        self.until = time.monotonic() + (1 - SPARED) * deadline_s
+        now = time.monotonic()
+        self.until, self.ends = now + (1 - SPARED) * deadline_s, now + deadline_s
 
     def get(self, ref: Ref) -> bytes:
         """The bytes of a blob. Raises GrantRefused, BlobMissing, BlobCorrupt, BlobError, ConfigError."""

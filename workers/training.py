@@ -6,7 +6,7 @@ on every worker. Knows no method.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -18,12 +18,15 @@ from torch.nn import functional
 from schemas.base import Frozen
 from workers.method import Client, Examples, Update
 from workers.optimiser import Adam
+from workers.tensors import Tensors
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""logits (B, K) float32 and labels (B,) int64 -> scalar."""
+"""logits (B, K) float32 and labels (B,) int64 -> scalar. Labels below 0 are padding, and their rows do not count."""
 Penalty = Callable[[nn.Module], torch.Tensor]
 """What a model costs by itself, beside its loss on a batch: the model in training -> scalar."""
+PADDING = -100
+"""The label of a row that only fills a batch up; torch's own `ignore_index`."""
 
 
 class Recipe(Frozen):
@@ -45,10 +48,10 @@ class Recipe(Frozen):
     smallest: PositiveInt = 1
     weight: Literal["images", "uniform"] = "images"
 
-    def optimise(self, module: nn.Module) -> Adam:
-        """A fresh optimiser of the module's parameters."""
+    def optimise(self, parameters: Iterable[torch.Tensor]) -> Adam:
+        """A fresh optimiser of these parameters."""
         return Adam(
-            module.parameters(),
+            parameters,
             lr=self.lr,
             betas=self.betas,
             eps=self.eps,
@@ -66,14 +69,30 @@ def contrastive(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     L_txt = (1/B) (-sum_i Z[i, y_i] + sum_c n_c log sum_i exp Z[i, c]); L = (L_img + L_txt) / 2.
     Each term has a floor above zero: mean_i log n_{y_i}.
     """
-    counts = torch.bincount(labels, minlength=logits.shape[1]).to(logits.dtype)
-    own = logits.gather(1, labels[:, None]).squeeze(1)
+    real = labels >= 0
+    there, size = labels.clamp(min=0), real.sum()
+    counts = (functional.one_hot(there, logits.shape[1]) * real[:, None]).sum(dim=0).to(logits.dtype)
+    own = logits.gather(1, there[:, None]).squeeze(1)
     image = torch.logsumexp(logits + counts.log(), dim=1) - own
-    text = (counts * torch.logsumexp(logits, dim=0)).sum() / len(labels) - own.mean()
-    return (image.mean() + text) / 2
+    columns = torch.logsumexp(logits.masked_fill(~real[:, None], -math.inf), dim=0)
+    text = (counts * columns).sum() / size - (own * real).sum() / size
+    return ((image * real).sum() / size + text) / 2
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy, "contrastive": contrastive}
+
+
+class Cost(nn.Module):
+    """What one batch costs a client: the recipe's loss of the model, and the penalty."""
+
+    def __init__(self, module: nn.Module, recipe: Recipe, penalty: Penalty | None) -> None:
+        super().__init__()
+        self.module, self.penalty, self.loss_of = module, penalty, LOSSES[recipe.loss]
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x: (B, D), y: (B,) -> scalar."""
+        loss = self.loss_of(self.module(x), y)
+        return loss if self.penalty is None else loss + self.penalty(self.module)
 
 
 def local_update(client: Client, module: nn.Module, recipe: Recipe, penalty: Penalty | None = None) -> Update:
@@ -85,9 +104,15 @@ def local_update(client: Client, module: nn.Module, recipe: Recipe, penalty: Pen
     trained = copy.deepcopy(module)
     loss = fit(trained, client.train, recipe, client.generator("batches"), penalty)
     before, after = module.state_dict(), trained.state_dict()
-    metrics = {"loss": loss, "validation": accuracy(module, client.val)}
+    changed = {name: (after[name] - before[name]).detach() for name in before}
+    return contribution(client, recipe, changed, loss=loss, validation=accuracy(module, client.val))
+
+
+def contribution(client: Client, recipe: Recipe, changed: Tensors, *, loss: float, validation: float) -> Update:
+    """What a client sends that has trained so: what changed, its weight, and its metrics."""
+    metrics = {"loss": loss, "validation": validation}
     return Update(
-        tensors={name: (after[name] - before[name]).detach() for name in before},
+        tensors=changed,
         weight=float(len(client.train)) if recipe.weight == "images" else 1.0,
         metrics={k: v for k, v in metrics.items() if math.isfinite(v)},
     )
@@ -101,7 +126,7 @@ def fit(
     penalty: Penalty | None = None,
 ) -> float:
     """Train in place; the mean loss per batch of the last epoch, nan if there was no batch."""
-    optimiser, loss_of = recipe.optimise(module), LOSSES[recipe.loss]
+    optimiser, cost = recipe.optimise(module.parameters()), Cost(module, recipe, penalty)
     losses: list[float] = []
     module.train()
     with one_thread():
@@ -109,9 +134,8 @@ def fit(
             losses = []
             for chosen in batches(len(examples), recipe, generator):
                 optimiser.zero_grad()
-                loss = loss_of(module(examples.x[chosen]), examples.y[chosen])
-                loss = loss if penalty is None else loss + penalty(module)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss = cost(examples.x[chosen], examples.y[chosen])
+                loss.backward()
                 optimiser.step()
                 losses.append(float(loss.detach()))
     module.eval()

@@ -9,7 +9,7 @@ import torch
 from schemas.base import Choice
 from schemas.errors import PluginError
 from schemas.messages import ALL
-from tests.toys import client, experiment, setting
+from tests.toys import client, examples, experiment, setting
 from workers.method import Method, State, Update
 from workers.pipeline import without_residual
 from workers.plugins import about, load, names
@@ -20,6 +20,7 @@ from workers.training import accuracy
 
 PACKAGE = "workers.methods"
 OUTSIDE = "outside_method:Nudge"
+SIZES = {"a": 40, "b": 33, "c": 7}
 SOURCE = '''
 """A method that lives outside of the repository."""
 
@@ -114,6 +115,21 @@ def test_the_same_client_at_the_same_base_gives_the_same_bytes(choice: Choice, o
         return fingerprint(update.tensors | update.private)
 
     assert bytes_of(False) == bytes_of(True)
+
+
+def test_the_clients_of_one_task_end_where_each_would_alone(
+    method: Method, of: Setting, capsys: pytest.CaptureFixture[str]
+) -> None:
+    incoming = method.init(of).tensors[ALL]
+    clients = [client(of, name, incoming, train=examples(of, size, size)) for name, size in SIZES.items()]
+    for one, found in zip(clients, method.train_many(clients), strict=True):
+        alone = method.train(one)
+        assert isinstance(found, Update), found
+        assert (found.weight, found.metrics) == (alone.weight, pytest.approx(alone.metrics, abs=1e-5))
+        for mine, theirs in ((found.tensors, alone.tensors), (found.private, alone.private)):
+            assert mine.keys() == theirs.keys()
+            assert all(torch.allclose(mine[k], t, atol=1e-5, rtol=0) for k, t in theirs.items())
+    assert "one by one" not in capsys.readouterr().out
 
 
 def test_training_leaves_the_incoming_model_alone(method: Method, of: Setting) -> None:

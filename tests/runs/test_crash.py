@@ -25,6 +25,7 @@ MODES = {
     "fedbuff": {"rounds": FEDBUFF, "simulate": SLOW},
     "fedbuff at once": {"rounds": FEDBUFF},
     "fedasync": {"rounds": FEDASYNC, "simulate": SLOW},
+    "shared tasks": {"rounds": {**SYNC, "versions": 3, "clients_per_task": 3}},
     "groups": {
         "rounds": {**FEDBUFF, "versions": 8},
         "simulate": SLOW,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 import yaml
 
 from infra.settings import PREFIX, Settings
@@ -20,7 +21,7 @@ from schemas.experiment import Experiment, SiteData
 from schemas.messages import ALL
 from tests.runs import here
 from tests.toys import client, experiment, paint, setting
-from workers.method import Method
+from workers.method import Method, Update
 from workers.plugins import load
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +152,7 @@ def test_the_readme_names_every_folder_of_plugins(readme: str) -> None:
 
 
 def test_the_method_in_the_readme_trains(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = next(b for b in blocks(readme, "python") if "(Method)" in b)
+    source = next(b for b in blocks(readme, "python") if "(LocalMethod)" in b)
     assert len([line for line in source.splitlines() if line.strip()]) <= 24
     (tmp_path / "low_rank.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -161,7 +162,11 @@ def test_the_method_in_the_readme_trains(readme: str, tmp_path: Path, monkeypatc
     method: Method = load(FAMILIES["method"], Choice.model_validate(choice))
     of = setting()
     incoming = method.init(of).tensors[ALL]
-    update = method.train(client(of, "a", incoming))
+    update, other = (method.train(client(of, name, incoming)) for name in ("a", "b"))
+    together = list(method.train_many([client(of, name, incoming) for name in ("a", "b")]))
+    for alone, found in zip((update, other), together, strict=True):
+        assert isinstance(found, Update)
+        assert all(torch.allclose(found.tensors[k], t, atol=1e-5, rtol=0) for k, t in alone.tensors.items())
     assert {k: t.shape for k, t in update.tensors.items()} == {k: t.shape for k, t in incoming.items()}
     assert any(bool(t.any()) for t in update.tensors.values())
 

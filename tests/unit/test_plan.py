@@ -444,6 +444,14 @@ def test_the_way_out_that_is_named_is_one(write: Any, method: str, override: str
     assert compatible(_plan(write, method, override)) is None
 
 
+@pytest.mark.parametrize("simulate", ["{latency: {name: lognormal}}", "{dropout: 0.1}", "{presence: {name: sessions}}"])
+def test_clients_of_one_task_cannot_be_slow_or_away_alone(write: Any, simulate: str) -> None:
+    shared = "rounds={clients_per_task: 2}"
+    assert "use rounds.clients_per_task: 1" in _refusal(write(MINIMAL), shared, f"simulate={simulate}")
+    for overrides in ([shared, "simulate={time_scale: 0}"], [f"simulate={simulate}"]):
+        assert compatible(plan(read_experiment(write(MINIMAL), overrides))) is None
+
+
 def test_a_method_that_pools_is_refused_where_the_images_lie_at_sites(write: Any) -> None:
     alone = "rounds={in_flight: 1, quorum: 1, floor: 1}"
     with pytest.raises(ConfigError, match="which lie at the sites; it is for simulations only"):

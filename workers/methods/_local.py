@@ -10,10 +10,11 @@ from pydantic import AfterValidator, BeforeValidator, NonNegativeFloat, Positive
 from torch import nn
 
 from schemas.base import Choice
-from workers.method import Client, Method, Update
+from workers.local import Fit, LocalMethod
 from workers.plugins import load
 from workers.setting import Setting
-from workers.training import Recipe, local_update
+from workers.tensors import Tensors
+from workers.training import Recipe
 
 
 class Adapter(Protocol):
@@ -45,7 +46,7 @@ class Training(Recipe):
     weight_decay: NonNegativeFloat = 0.01
 
 
-class LocalTraining(Method):
+class LocalTraining(LocalMethod):
     """Each client trains the incoming adapter on its own images and sends the difference."""
 
     def __init__(self, params: Training) -> None:
@@ -57,6 +58,6 @@ class LocalTraining(Method):
         """The adapter."""
         return self.adapter.build(setting, generator)
 
-    def train(self, client: Client) -> Update:
-        """One local training of the incoming adapter."""
-        return local_update(client, self.restore(client.setting, client.group, client.incoming), self.recipe)
+    def local(self, setting: Setting, group: str, incoming: Tensors) -> Fit:
+        """The incoming adapter, by the recipe."""
+        return Fit(self.restore(setting, group, incoming), self.recipe)

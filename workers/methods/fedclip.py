@@ -8,9 +8,10 @@ from torch import nn
 
 from schemas.base import Frozen
 from workers.adapters.gate import AttentionGate
-from workers.method import Client, Method, Update
+from workers.local import Fit, LocalMethod
 from workers.setting import Setting
-from workers.training import Recipe, local_update
+from workers.tensors import Tensors
+from workers.training import Recipe
 
 PRESETS = {
     "paper": Recipe(
@@ -29,7 +30,7 @@ PRESETS = {
 }
 
 
-class FedClip(Method):
+class FedClip(LocalMethod):
     """FedCLIP: clients train a positive gate on raw CLIP features against frozen class texts; the server averages.
 
     Preset `paper` is the released code: Adam with L2 0.2 at 5e-5, started anew each round, the contrastive loss over
@@ -68,6 +69,6 @@ class FedClip(Method):
         """The gate: 2 (D^2 + D) parameters."""
         return AttentionGate(setting.texts, setting.scale, generator)
 
-    def train(self, client: Client) -> Update:
-        """One local training of the incoming gate."""
-        return local_update(client, self.restore(client.setting, client.group, client.incoming), self.recipe)
+    def local(self, setting: Setting, group: str, incoming: Tensors) -> Fit:
+        """The incoming gate, by the recipe."""
+        return Fit(self.restore(setting, group, incoming), self.recipe)

@@ -4,9 +4,10 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import nn
 
-from workers.method import Client, Update
+from workers.local import Fit
 from workers.methods._local import LocalTraining, Training
-from workers.training import local_update
+from workers.setting import Setting
+from workers.tensors import Tensors
 
 
 class FedProx(LocalTraining):
@@ -29,13 +30,13 @@ class FedProx(LocalTraining):
         super().__init__(params)
         self.mu = params.mu
 
-    def train(self, client: Client) -> Update:
-        """One local training of the incoming adapter, near it. The metric `loss` has the proximal term in it."""
-        module = self.restore(client.setting, client.group, client.incoming)
+    def local(self, setting: Setting, group: str, incoming: Tensors) -> Fit:
+        """The incoming adapter, near it. The metric `loss` has the proximal term in it."""
+        module = self.restore(setting, group, incoming)
         start = [p.detach() for p in module.parameters()]
 
         def proximal(trained: nn.Module) -> torch.Tensor:
             moved = [(p - w).square().sum() for p, w in zip(trained.parameters(), start, strict=True)]
             return self.mu / 2 * torch.stack(moved).sum()
 
-        return local_update(client, module, self.recipe, proximal)
+        return Fit(module, self.recipe, proximal)
