@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from infra.stream import Entry
-from schemas.log import Asked, Commit, Decision, Expired, Open, Resent, Retried, read_entry
+from schemas.decisions import Asked, Decision, Expired, Resent, Retried, read_entry
+from schemas.log import Commit, Open
 from schemas.messages import Manifest, TaskFailure
 from schemas.story import Again, Gone, Late, Round
 

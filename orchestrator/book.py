@@ -10,9 +10,10 @@ from typing import Any
 from orchestrator import groups
 from orchestrator.rounds import Progress
 from orchestrator.tasks import Tasks
+from schemas.decisions import Asked, Closed
 from schemas.errors import AggregationError
 from schemas.experiment import Rounds
-from schemas.log import Accepted, Asked, Closed, Commit, Open, Round, Share
+from schemas.log import Accepted, Commit, Open, Round, Share
 from schemas.messages import ALL, BlobRef, ClientResult
 
 
@@ -122,15 +123,20 @@ class Book(Tasks):
 
         Raises AggregationError if one of them is not there.
         """
-        keys = set(decision.counted)
-        counted = [a for key, a in self.accepted.items() if key in keys]
-        if len(counted) != len(keys):
-            raise AggregationError(f"{len(keys) - len(counted)} counted updates of version {self.version + 1} are gone")
+        counted, keys = self.counted(decision), set(decision.counted)
         self.accepted = {key: a for key, a in self.accepted.items() if key not in keys}
         for a in self.accepted.values():
             if a.group == decision.group and not self.lag(a):
                 self._count((a.client,), accepted=-1, late=1)
-        return sorted(counted, key=lambda a: (a.client, a.base))
+        return counted
+
+    def counted(self, decision: Closed) -> list[Accepted]:
+        """The updates that a closing counts, in client order. Raises AggregationError if one of them is not there."""
+        keys = set(decision.counted)
+        found = [a for key, a in self.accepted.items() if key in keys]
+        if len(found) != len(keys):
+            raise AggregationError(f"{len(keys) - len(found)} counted updates of version {self.version + 1} are gone")
+        return sorted(found, key=lambda a: (a.client, a.base))
 
     def opens(self, version: int, at: float, group: str = ALL) -> None:
         """The next round of a group begins."""

@@ -11,8 +11,9 @@ from orchestrator.journal import Journal
 from orchestrator.lineage import Lineage
 from orchestrator.post import Post
 from orchestrator.vigil import Vigil
+from schemas.decisions import Asked, Decision, Expired, Resent, Retried, Sent, Started
 from schemas.errors import BusError
-from schemas.log import Asked, Decision, Expired, Open, Resent, Retried, Sent, Started
+from schemas.log import Open
 from schemas.messages import ALL
 
 ATTEMPTS = 3
@@ -36,7 +37,7 @@ class Desk:
         seen: Callable[[], str],
     ) -> None:
         self.runtime, self.post, self.lineage, self.journal, self.instant = runtime, post, lineage, journal, instant
-        self.seen = seen
+        self.seen, self.attempts = seen, ATTEMPTS
         self.book: Book
 
     def load(self, book: Book) -> Book:

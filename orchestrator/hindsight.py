@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from infra.stream import Entry, place
 from orchestrator.book import Book
-from schemas.log import DECISION, Asked, Closed, Decision, Retried
+from schemas.decisions import DECISION, Asked, Closed, Decision, Refined, Retried
 
 
 def understood(read: Callable[[str], list[Entry]], cursor: str) -> Iterator[Entry]:
@@ -42,8 +42,13 @@ def understood(read: Callable[[str], list[Entry]], cursor: str) -> Iterator[Entr
     yield from unseen
 
 
-def groundless(decision: Decision, book: Book) -> str:
-    """Why a decision of an earlier life cannot be acted on, though it is of the open version; or nothing."""
+def groundless(decision: Decision, book: Book, *, merging: bool = False) -> str:
+    """Why a decision of an earlier life cannot be acted on, though it is of the open version; or nothing.
+
+    merging: a round is closed, and its model with a worker.
+    """
+    if isinstance(decision, Closed | Refined) and merging != isinstance(decision, Refined):
+        return f"{decision.kind}: " + ("a round is being merged" if merging else "no round is being merged")
     evaluates = isinstance(decision, Asked) and any(task.kind != "train" for task in decision.tasks)
     if isinstance(decision, Asked | Closed | Retried) and not evaluates and decision.group not in book.rounds:
         return f"{decision.kind}: there is no group {decision.group[:80]!r}"

@@ -13,8 +13,9 @@ from orchestrator.descriptions import objection, received
 from orchestrator.desk import Desk
 from orchestrator.groups import homes, trainers
 from orchestrator.lineage import Lineage
+from schemas.decisions import Joined
 from schemas.experiment import Setting
-from schemas.log import Commit, Event, Joined, Open
+from schemas.log import Commit, Event, Open
 from schemas.messages import Description, Manifest, TaskFailure
 
 PAUSE_S = 5.0

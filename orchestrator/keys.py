@@ -8,7 +8,7 @@ runs/<run>/journal/<n>-<sha>.jsonl    the events that a commit brought
 runs/<run>/updates/<task>/...         what workers upload
 runs/<run>/private/<task>/...         private state of simulated clients
 runs/<run>/tasks/<task>/...           documents of tasks that are too large for the bus
-runs/<run>/start/<task>.<attempt>     descriptions, and the tensors of version 0
+runs/<run>/start/<task>.<attempt>     descriptions, the tensors of version 0, and what merge tasks give
 runs/<run>/final.json                 how it ended
 """
 
@@ -70,13 +70,18 @@ def journal(run: str, number: int, sha256: str) -> str:
     return f"{root(run)}journal/{number:08d}-{sha256[:16]}.jsonl"
 
 
+def merged(run: str, sha256: str) -> str:
+    """A merged model that a worker is to go on with, by its content."""
+    return f"{root(run)}start/merged-{sha256}.safetensors"
+
+
 def final(run: str) -> str:
     """How the run ended."""
     return f"{root(run)}final.json"
 
 
 def start(run: str, task_id: str, attempt: int) -> str:
-    """The output of a describe or init task."""
+    """The output of a describe, init or merge task."""
     return f"{root(run)}start/{task_id}.{attempt}"
 
 

@@ -16,8 +16,9 @@ from orchestrator.intake import Intake
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
 from orchestrator.rounds import discount, quorum_at
+from schemas.decisions import Closed
 from schemas.errors import AggregationError
-from schemas.log import Accepted, Closed, Commit
+from schemas.log import Accepted, Commit
 from schemas.messages import BlobRef
 from workers.method import Fold, State
 from workers.private import OWN
@@ -46,15 +47,16 @@ class Lineage:
         here = [(a.client, a.task_id, a.base) for a in commit.accepted]
         self.journal.record("loaded", commit.at, commit.version, open=asked, accepted=here)
 
-    def extend(self, book: Book, closed: Closed, at: float, cursor: str) -> Commit:
+    def extend(self, book: Book, closed: Closed, at: float, cursor: str, made: State | None = None) -> Commit:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.
 
+        made: the next state, if it is known already.
         Returns what stands under that version: this commit, or another loop's.
         """
         waited = self._waited(book, closed, at)
         counted = book.closes(closed)
         began, before = time.perf_counter(), self.state
-        self.state = self.merge([(a, book.lag(a)) for a in counted], closed.version)
+        self.state = made or self.merge([(a, book.lag(a)) for a in counted], closed.version)
         merged = time.perf_counter()
         stored = self._store(before, closed)
         changed = self._changed(closed, stored)

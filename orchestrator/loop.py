@@ -6,8 +6,6 @@ A loop that died is replayed from the last commit through the same code. One thr
 from collections.abc import Callable
 from dataclasses import replace
 
-from pydantic import ValidationError
-
 from infra.clock import VirtualClock
 from infra.runtime import Runtime
 from infra.stream import START, Entry
@@ -16,18 +14,21 @@ from orchestrator.asking import Asking
 from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.desk import Desk
-from orchestrator.hindsight import groundless, understood
+from orchestrator.hearing import Hearing
+from orchestrator.hindsight import understood
 from orchestrator.intake import Intake
-from orchestrator.joining import Joining, is_open
+from orchestrator.joining import Joining
 from orchestrator.journal import Journal
 from orchestrator.lineage import Lineage
+from orchestrator.merging import Merging
 from orchestrator.plan import Plan
 from orchestrator.post import Post
 from orchestrator.simulate import Simulator
 from orchestrator.tenure import EVERY_S, Tenure
 from orchestrator.vigil import Vigil
-from schemas.log import Closed, Commit, Decision, Event, Joined, read_entry
-from schemas.messages import Manifest, TaskFailure
+from schemas.decisions import Closed, Refined
+from schemas.log import Commit, Event, Open
+from workers.method import State
 
 
 class Loop:
@@ -46,8 +47,9 @@ class Loop:
         post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         self.desk = Desk(runtime, post, self.lineage, self.journal, instant=self.virtual, seen=lambda: self.cursor)
         self.asking = Asking(plan, self.lineage, self.desk, self.clock, simulator)
+        self.merging = Merging(plan, self.desk, self.lineage, runtime.blobs)
         self.joining = Joining(self.desk, self.lineage, runtime.blobs, plan.experiment.start_s)
-        self.failed: dict[str, TaskFailure] = {}
+        self.hearing = Hearing(self.intake, self.lineage, self.desk, self.joining, self.merging)
         self.vigil = Vigil(self.run, runtime.state, runtime.bus, simulator)
 
     def load(self, commit: Commit) -> None:
@@ -55,6 +57,7 @@ class Loop:
         self.lineage.load(commit)
         self.intake.simulator.begins(commit.began)
         self.joining.begin()
+        self.merging.begin()
         self.book = self.desk.load(Book.of(self.spec, commit))
         self.cursor = commit.cursor
         self.clock.catch_up(commit.at)
@@ -84,7 +87,7 @@ class Loop:
         while self._replays():  # again if another loop's version was adopted: from its cursor on
             continue
         self.settle()
-        for failure in list(self.failed.values()):
+        for failure in list(self.hearing.failed.values()):
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
         self.joining.look(self.clock.now())
         self.desk.send(self.book.unsent())
@@ -100,7 +103,12 @@ class Loop:
         return False
 
     def turn(self) -> None:
-        """Do what the round rule says for one of the groups; if it has none of them do anything, listen."""
+        """Do what the round rule says for one of the groups; if it has none of them do anything, listen.
+
+        While a worker goes on with the model of a closed round, nothing else is decided.
+        """
+        if self.merging.underway:
+            return self.refine()
         waits = []
         for group in self.book.turns():
             until = self.act(group)
@@ -160,49 +168,11 @@ class Loop:
     def take(self, entry: Entry, *, replaying: bool = False) -> None:
         """One entry of the stream. The loop's own decisions are news only in a replay."""
         self.cursor = entry.id
-        try:
-            said = read_entry(entry.author, entry.body)
-        except ValidationError as e:
-            self.journal.ignores(entry.at, self.book.version, f"unreadable {entry.author}: {e.errors()[0]['msg']}")
-            return
-        if isinstance(said, Manifest) and is_open(self.book, said.task_id):
-            self.joining.arrives(said, replaying=replaying)
-        elif isinstance(said, Manifest):
-            self.intake.receive(self.book, said, entry.at)
-        elif isinstance(said, TaskFailure):
-            self.fails(said, entry.at, replaying)
-        elif replaying:
-            self.redo(said, entry.at)
-
-    def redo(self, decision: Decision, at: float) -> None:
-        """A decision of an earlier life. What a commit has taken in already is of an earlier version."""
-        if decision.version != self.book.version:
-            return
-        named = {task_id for task_id, _ in decision.counted} if isinstance(decision, Closed) else set()
-        self.intake.release(self.book, at, self.lineage.state.tensors, named)
-        if reason := groundless(decision, self.book):
-            self.journal.ignores(at, self.book.version, reason)
-        elif isinstance(decision, Closed):
-            self.commit(decision, at)
-        elif isinstance(decision, Joined):
-            self.joining.joins(decision, at)
-        else:
-            self.desk.redo(decision, at)
-
-    def fails(self, failure: TaskFailure, at: float, replaying: bool) -> None:
-        """A worker says that a task did not finish: `client` is final, the rest is sent again."""
-        waiting = {task.task_id: task for task in self.book.unanswered()}  # of others, the manifest is here after all
-        task = waiting.get(failure.task_id)
-        if task is None or (failure.run, failure.attempt) != (self.run, task.attempt):
-            return
-        if task.kind == "describe":
-            self.joining.fails(failure, replaying=replaying)
-        elif failure.code == "client":
-            self.intake.gives_up(self.book, task, at, failure.message)
-        elif replaying:
-            self.failed[failure.task_id] = failure  # what was decided then may follow in the stream
-        else:
-            self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
+        match self.hearing.take(entry, replaying=replaying):
+            case Closed() as decision:
+                self.end_round(decision, entry.at)
+            case Refined() as decision:
+                self.end_merge(decision, entry.at)
 
     def look_around(self) -> None:
         """Extend the lease, send what the bus did not take, and see which workers have gone silent."""
@@ -224,11 +194,34 @@ class Loop:
         """End the round of a group and commit the next version."""
         counted = tuple((a.task_id, a.client) for a in self.book.accepted.values() if a.group == group)
         decision = Closed(version=self.book.version, group=group, counted=counted, without=self.book.without(group))
-        self.commit(decision, self.desk.log(decision))
+        if task := self.end_round(decision, self.desk.log(decision)):
+            self.desk.send([task])
 
-    def commit(self, closed: Closed, at: float) -> None:
+    def end_round(self, closed: Closed, at: float) -> Open | None:
+        """Commit the next version, or open the task by which a worker goes on with it."""
+        if self.merging.wanted(closed):
+            return self.merging.opens(closed, at)
+        self.commit(closed, at)
+        return None
+
+    def refine(self) -> None:
+        """Wait for the worker that goes on with a merged model, or commit what came of it."""
+        decision = self.merging.over()
+        if decision is None:
+            self.listen(self.book.next_expiry())
+        else:
+            self.end_merge(decision, self.desk.log(decision))
+
+    def end_merge(self, decision: Refined, at: float) -> None:
+        """Commit what a worker made of the merged model, or that model."""
+        closed, state = self.merging.ends(decision)
+        facts = {"group": decision.group, "model": decision.model is not None, "reason": decision.refused}
+        self.journal.record("refined", at, closed.version + 1, **facts)
+        self.commit(closed, at, state)
+
+    def commit(self, closed: Closed, at: float, made: State | None = None) -> None:
         """Make the next version true, then tidy up. Raises LeaseLost: who owns the run, only the lease says."""
-        standing = self.lineage.extend(self.book, closed, at, self.cursor)
+        standing = self.lineage.extend(self.book, closed, at, self.cursor, made)
         whole = self.tenure.keep(standing.version)
         if standing != self.lineage.commit:
             self.load(standing)

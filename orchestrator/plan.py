@@ -63,6 +63,8 @@ def plan(experiment: Experiment) -> Plan:
         transforms=tuple(plugins.load(FAMILIES["transform"], c) for c in experiment.transforms),
     )
     plugins.load(FAMILIES["backbone"], experiment.model.backbone)
+    if experiment.public is not None:
+        plugins.load(FAMILIES["dataset"], experiment.public)
     if experiment.data is not None:
         plugins.load(FAMILIES["dataset"], _dataset(experiment.data))
         if experiment.data.partition is not None:
@@ -94,6 +96,10 @@ def _objections(made: Plan) -> Iterator[tuple[bool, str]]:
     yield (
         not traits.aggregates and (e.aggregator.name, e.rounds.apply, e.rounds.server_lr) != ("mean", "delta", 1),
         f"method {name} adds up by itself; leave out aggregator, rounds.apply and rounds.server_lr",
+    )
+    yield (
+        traits.needs_public and e.public is None,
+        f"method {name} wants images that are nobody's; name a data set of some in `public`",
     )
     yield (
         traits.pools and e.sites is not None,
@@ -156,6 +162,9 @@ def _absolute(experiment: Experiment, folder: Path) -> Experiment:
             _class(FAMILIES["dataset"], _dataset(experiment.data)), experiment.data.params, folder
         )
         changes["data"] = experiment.data.model_copy(update={"params": params})
+    if experiment.public is not None:
+        params = plugins.absolute(_class(FAMILIES["dataset"], experiment.public), experiment.public.params, folder)
+        changes["public"] = Choice(name=experiment.public.name, params=params)
     backbone = experiment.model.backbone
     params = plugins.absolute(_class(FAMILIES["backbone"], backbone), backbone.params, folder)
     changes["model"] = experiment.model.model_copy(update={"backbone": Choice(name=backbone.name, params=params)})

@@ -68,7 +68,9 @@ class Post:
             group=task.group,
             clients=tuple(self._slot(task, client, ttl) for client in task.clients),
             setting=readable(self.blobs, setting, ttl),
-            inputs={"model": readable(self.blobs, model, ttl)} if model else {},
+            inputs={
+                name: readable(self.blobs, blob, ttl) for name, blob in ({"model": model} | task.inputs).items() if blob
+            },
             outputs=self._outputs(task, ttl),
             seed=self.experiment.seed,
             deadline_s=self._deadline(task),
@@ -90,7 +92,7 @@ class Post:
         }
 
     def _outputs(self, task: Open, ttl: float) -> dict[str, Outlet]:
-        name = {"describe": "description", "init": "state"}.get(task.kind)
+        name = {"describe": "description", "init": "state", "merge": "model"}.get(task.kind)
         return {name: outlet(self.blobs, keys.start(self.run, task.task_id, task.attempt), ttl)} if name else {}
 
     def _deadline(self, task: Open) -> float:

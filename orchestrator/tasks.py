@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from orchestrator import groups
 from orchestrator.rounds import share
+from schemas.decisions import Resent
 from schemas.experiment import Rounds
-from schemas.log import Accepted, Held, Open, Resent, Round
+from schemas.log import Accepted, Held, Open, Round
 from schemas.messages import ALL, VISITORS, Manifest
 
 

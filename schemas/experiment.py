@@ -27,7 +27,6 @@ class Data(Frozen):
     split: Literal["stratified", "permutation"] = "stratified"
     hold_out: tuple[str, ...] = ()
     partition: Choice | None = None
-    public: None = None
 
 
 class Model(Frozen):
@@ -116,11 +115,15 @@ class Simulate(Frozen):
 
 
 class Experiment(Frozen):
-    """One run, whole. sites: null lets the pool play all clients; else the names of the sites that take part."""
+    """One run, whole. sites: null lets the pool play all clients; else the names of the sites that take part.
+
+    public: a data set of images that are nobody's, for methods that need some. The pool's workers read it, no site.
+    """
 
     name: Name
     seed: int = Field(default=0, ge=0, le=2**53)
     data: Data | None = None
+    public: Choice | None = None
     model: Model = Model()
     method: Choice
     rounds: Rounds = Rounds()

@@ -1,14 +1,14 @@
-"""What a run remembers: the loop's own decisions in the stream, one commit per version, and the journal's events.
+"""What a run remembers: one commit per version, and the journal's events. The stream between is schemas.decisions.
 
 A commit is the only checkpoint: everything a loop needs to go on from there stands in it.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, StringConstraints, TypeAdapter
+from pydantic import Field, NonNegativeInt
 
 from schemas.base import WIRE, Frozen, Name, Wire
-from schemas.messages import ALL, BlobRef, Description, Kind, Manifest, TaskFailure
+from schemas.messages import ALL, BlobRef, Description, Kind, Manifest
 
 
 class Open(Frozen):
@@ -16,6 +16,7 @@ class Open(Frozen):
 
     asked_at, started_at: the run's clock; started_at is null until a worker is known to be at it.
     sent: the bus has surely taken this attempt. private: what the clients' private state was at the asking.
+    inputs: of a merge, beside the setting.
     """
 
     task_id: str
@@ -29,6 +30,7 @@ class Open(Frozen):
     started_at: float | None = None
     sent: bool = False
     private: dict[Name, BlobRef] = {}
+    inputs: dict[str, BlobRef] = {}
 
 
 class Accepted(Frozen):
@@ -49,101 +51,6 @@ class Held(Frozen):
 
     due: float
     manifest: Manifest
-
-
-class Made(Frozen):
-    """When a decision was made. version: the open one. at: the run's clock.
-
-    seen: the last entry of the stream that the loop had taken in. What workers had appended behind it by then comes
-    after this decision, for a replay too. Null before the decision is in the stream.
-    """
-
-    version: NonNegativeInt
-    seen: Annotated[str, StringConstraints(pattern=r"^\d{1,20}(-\d{1,20})?$")] | None = None
-    at: Annotated[float, Field(allow_inf_nan=False)] | None = None
-
-
-class Asked(Made):
-    """The loop asks these tasks, all or none of them.
-
-    batch: how often clients of the group had been asked to train since its round opened.
-    """
-
-    kind: Literal["asked"] = "asked"
-    group: str = ALL
-    batch: NonNegativeInt = 0
-    tasks: tuple[Open, ...]
-
-
-class Sent(Made):
-    """The bus has these tasks: after a crash they need not be sent again."""
-
-    kind: Literal["sent"] = "sent"
-    task_ids: tuple[str, ...]
-
-
-class Started(Made):
-    """Workers were heard at these tasks for the first time: their own deadlines count from the moment of this entry."""
-
-    kind: Literal["started"] = "started"
-    task_ids: tuple[str, ...]
-
-
-class Resent(Made):
-    """The loop sends a task again, as a new attempt."""
-
-    kind: Literal["resent"] = "resent"
-    task_id: str
-    attempt: int
-    reason: str
-
-
-class Expired(Made):
-    """The loop no longer waits for a task. It still counts if it comes while it is admissible."""
-
-    kind: Literal["expired"] = "expired"
-    task_id: str
-    reason: str
-
-
-class Retried(Made):
-    """Too few at the deadline: what is accepted stays, replacements are asked. number: of the retry, from 1."""
-
-    kind: Literal["retried"] = "retried"
-    group: str = ALL
-    number: int = Field(ge=1)
-
-
-class Closed(Made):
-    """The round of a group is over: these updates make `version + 1`. Whatever else arrives belongs to a later one."""
-
-    kind: Literal["closed"] = "closed"
-    group: str = ALL
-    counted: tuple[tuple[str, Name], ...]
-    without: tuple[Name, ...]
-
-
-class Joined(Made):
-    """A site whose description came after version 0 takes part from now on, or why it does not."""
-
-    kind: Literal["joined"] = "joined"
-    task_id: str
-    site: Name
-    description: Description | None = None
-    refused: str = ""
-
-
-Decision = Annotated[Asked | Sent | Started | Resent | Expired | Retried | Closed | Joined, Field(discriminator="kind")]
-DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
-
-
-def read_entry(author: str, body: str) -> Manifest | TaskFailure | Decision:
-    """What one entry of the stream says. Raises ValidationError."""
-    if author == "manifest":
-        return Manifest.model_validate_json(body)
-    if author == "failure":
-        return TaskFailure.model_validate_json(body)
-    return DECISION.validate_json(body if author == "decision" else f"{author!r} is nobody who writes here")
 
 
 class Share(Frozen):

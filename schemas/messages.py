@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, StringConstraints, ValidationError, field
 
 from schemas.base import WIRE, Frozen, Name, Sha256, Shown, Wire
 
-Kind = Literal["describe", "init", "train", "evaluate"]
+Kind = Literal["describe", "init", "train", "evaluate", "merge"]
 ALL = "all"
 """The group of every client while a method does not form groups."""
 VISITORS = "visitors"
@@ -104,7 +104,8 @@ class Header(Frozen):
 class Task(Header):
     """A task, whole.
 
-    setting: the resolved experiment. inputs: for `train` and `evaluate` the model of `group` at version `base`.
+    setting: the resolved experiment. inputs: for `train` and `evaluate` the `model` of `group` at version `base`; for
+    `merge` the merged `model`, each counted `update/<base>/<client>`, and the models `base/<base>` they began from.
     """
 
     group: str = ALL

@@ -23,6 +23,7 @@ from workers.data.owners import Owner
 from workers.failure import failure, without_urls
 from workers.job import Job
 from workers.letters import opened
+from workers.merge import refine
 from workers.method import Method
 from workers.pipeline import write_state
 from workers.place import Place, Site
@@ -40,6 +41,7 @@ class Answer:
 
     results: tuple[ClientResult, ...] = ()
     outputs: dict[str, BlobRef] = field(default_factory=dict)
+    encodes: int = 0
 
 
 class Worker:
@@ -84,7 +86,7 @@ class Worker:
         log.info("task done", kind=task.kind, clients=len(task.clients), seconds=round(seconds, 3))
         manifest = Manifest(
             run=task.run, task_id=task.task_id, attempt=task.attempt, worker=self.name, results=answer.results,
-            outputs=answer.outputs, encodes=sum(r.encodes for r in answer.results), seconds=seconds,
+            outputs=answer.outputs, encodes=answer.encodes + sum(r.encodes for r in answer.results), seconds=seconds,
         )  # fmt: skip
         return "manifest", manifest.model_dump_json()
 
@@ -95,6 +97,9 @@ class Worker:
         method: Method = load("workers.methods", setting.experiment.method, allowed=self._place.allowed)
         if task.kind == "init":
             return self._init(task, setting, method)
+        if task.kind == "merge":
+            made, encodes = refine(task, setting, method, self._place, self._reach)
+            return Answer(outputs={"model": made}, encodes=encodes)
         model = self._place.model(task.inputs["model"])
         job = Job(task, setting, method, model, self._place, self._private, self._reach)
         return Answer(results=tuple(job.train() if task.kind == "train" else job.evaluate()))

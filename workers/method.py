@@ -25,10 +25,11 @@ class Traits:
     """What may be done with a method's updates; `orchestrator.plan.compatible` refuses the rest.
 
     sums: updates may be added. lossy: they may be compressed, clipped, noised. discounted: they may be weighted by
-    staleness. trains: false for a method that only evaluates (the run then stays at version 0). pools: a client trains
-    on the images of all clients, which only a simulation can give it. aggregates: false for a method that adds up by
-    itself, so that no aggregator, `apply` or `server_lr` has a say. sees_each: the server half looks at single updates,
-    so that what becomes of their sum is not what becomes of them.
+    staleness. trains: false for a method that only evaluates (the run then stays at version 0). pools: a client
+    trains on the images of all clients, which only a simulation can give it. needs_public: it wants images that are
+    nobody's. aggregates: false for a method that adds up by itself, so that no aggregator, `apply` or `server_lr`
+    has a say. sees_each: the server half looks at single updates, so that what becomes of their sum is not what
+    becomes of them.
     """
 
     sums: bool = True
@@ -36,6 +37,7 @@ class Traits:
     discounted: bool = True
     trains: bool = True
     pools: bool = False
+    needs_public: bool = False
     aggregates: bool = True
     sees_each: bool = False
 
@@ -67,6 +69,26 @@ class Client:
     def generator(self, purpose: str) -> torch.Generator:
         """Random numbers for one purpose of this client at this base version, wherever and whenever it runs."""
         return generator(self.setting.experiment.seed, self.base, self.name, purpose)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What `refine` gets: a merged model, and what it was merged of.
+
+    members: the models that the counted clients sent, in client order. public: raw features float32 (N, D) of images
+    that are nobody's, whose labels nobody reads; N is 0 where the experiment names none. base: the version before.
+    """
+
+    base: int
+    setting: "Setting"
+    group: str
+    model: Tensors
+    members: tuple[Tensors, ...]
+    public: torch.Tensor
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers for one purpose of this merge, wherever and whenever it runs."""
+        return generator(self.setting.experiment.seed, self.base, self.group, "merge", purpose)
 
 
 @dataclass(frozen=True)
@@ -114,7 +136,7 @@ class Method(ABC):
 
     paper: ClassVar[str] = ""
     deviations: ClassVar[tuple[str, ...]] = ()
-    traits: ClassVar[Traits] = Traits()
+    traits: Traits = Traits()
 
     class Params(Frozen):
         """No parameters."""
@@ -164,6 +186,14 @@ class Method(ABC):
         for group, step in folded.items():
             tensors[group] = {k: v + server_lr * step[k] if k in step else v for k, v in tensors[group].items()}
         return State(tensors=tensors, server=state.server, assignment=state.assignment)
+
+    def refines(self, version: int) -> bool:
+        """Whether a worker goes on with the model that is merged for this version, by `refine`."""
+        return False
+
+    def refine(self, merged: "Merged") -> Tensors:
+        """What a worker makes of a merged model, before it is committed: here the model as it is."""
+        return merged.model
 
     def personal(self, setting: "Setting", group: str, incoming: Tensors, private: Tensors) -> nn.Module:
         """The model that a client is judged by: here the global one."""

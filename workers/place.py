@@ -60,6 +60,7 @@ class Place:
         self._features: dict[bytes, Features] = {}
         self._owners: dict[bytes, Owners] = {}
         self._settings: dict[str, Setting] = {}
+        self._public: dict[bytes, Encoded] = {}
         self._model: tuple[BlobRef | None, Tensors] = (None, {})
         self._encoded: WeakKeyDictionary[Owner, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
@@ -124,6 +125,24 @@ class Place:
             encoded = self._encode(setting, owner)
             kept[setting.fingerprint], encodes = encoded.features, encoded.encodes
         return Examples(kept[setting.fingerprint], _labels(owner, setting)), encodes
+
+    def public(self, setting: Setting) -> tuple[torch.Tensor, int]:
+        """Features of the images that are nobody's, float32 (N, D), and how many were encoded now. Labels are not read.
+
+        Raises DataError, PluginError, StoreError.
+        """
+        choice = setting.experiment.public
+        if choice is None:
+            return torch.zeros(0, setting.dim), 0
+
+        def read() -> Encoded:
+            paths = load("workers.datasets", choice, allowed=self.allowed).images(self.cache).paths
+            return self.features(setting.experiment.model.backbone).images(paths)
+
+        key = canonical([setting.fingerprint, choice.model_dump(mode="json")])
+        known = key in self._public
+        found = _kept(self._public, key, read)
+        return found.features, 0 if known else found.encodes
 
     def _encode(self, setting: Setting, owner: Owner) -> Encoded:
         return self.features(setting.experiment.model.backbone).images(owner.images.paths)

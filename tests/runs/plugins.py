@@ -11,7 +11,7 @@ import torch
 
 from schemas.base import Frozen
 from workers.data.images import Images, Indices
-from workers.method import Client, State, Update
+from workers.method import Client, Merged, State, Update
 from workers.methods.fedclip import FedClip
 from workers.setting import Setting
 from workers.tensors import Tensors
@@ -121,3 +121,50 @@ class Halves(FedClip):
         if int(merges) == self.sides.joined:
             tensors, assignment = {"left": tensors["left"]}, {}
         return State(tensors=tensors, server={"merges": merges}, assignment=assignment)
+
+
+class Refining(FedClip):
+    """FedCLIP whose merged models a worker draws towards the mean of the members, or does something else with."""
+
+    class Params(FedClip.Params):
+        """last: the last version that is refined. so: what the worker does."""
+
+        last: int = 10**9
+        so: Literal["well", "fails", "names", "shapes", "nan", "nothing"] = "well"
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(FedClip.Params())
+        self.told = params
+
+    def refines(self, version: int) -> bool:
+        return version <= self.told.last
+
+    def refine(self, merged: Merged) -> Tensors:
+        model = merged.model
+        match self.told.so:
+            case "fails":
+                raise ValueError("it cannot be done")
+            case "names":
+                return {"other": torch.zeros(1)}
+            case "shapes":
+                return {k: t[:1] for k, t in model.items()}
+            case "nan":
+                return {k: torch.full_like(t, torch.nan) for k, t in model.items()}
+            case "nothing":
+                return {k: t.clone() for k, t in model.items()}
+        mean = {k: torch.stack([m[k] for m in merged.members]).mean(0) for k in model}
+        noise = merged.generator("noise")
+        return {k: (t + mean[k]) / 2 + 1e-3 * torch.randn(t.shape, generator=noise) for k, t in model.items()}
+
+
+class RefiningHalves(Halves):
+    """Two groups, and a worker that goes on with the model of each."""
+
+    class Params(Halves.Params):
+        """Who begins where."""
+
+    def refines(self, version: int) -> bool:
+        return True
+
+    def refine(self, merged: Merged) -> Tensors:
+        return {k: t / 2 for k, t in merged.model.items()}

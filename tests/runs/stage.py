@@ -5,8 +5,9 @@ from typing import Any
 
 from orchestrator.loop import Loop
 from orchestrator.plan import plan
+from schemas.decisions import DECISION
 from schemas.experiment import Experiment
-from schemas.log import DECISION, Event
+from schemas.log import Event
 from schemas.messages import Task
 from tests.checked import whole
 from tests.runs.here import ignore

@@ -26,6 +26,11 @@ MODES = {
     "fedbuff at once": {"rounds": FEDBUFF},
     "fedasync": {"rounds": FEDASYNC, "simulate": SLOW},
     "shared tasks": {"rounds": {**SYNC, "versions": 3, "clients_per_task": 3}},
+    "refined": {
+        "rounds": FEDBUFF,
+        "simulate": {**SLOW, "dropout": 0.1},
+        "method": {"name": "tests.runs.plugins:Refining", "params": {"last": 3}},
+    },
     "groups": {
         "rounds": {**FEDBUFF, "versions": 8},
         "simulate": SLOW,

@@ -73,7 +73,7 @@ def kind_of(name: str, *given: Any) -> str:
 
 
 def _kind(task_id: str) -> str:
-    return next((k for k in ("describe", "init", "evaluate") if k in task_id), "train")
+    return next((k for k in ("describe", "init", "evaluate", "merge") if k in task_id), "train")
 
 
 def lives(experiment: Experiment, root: Path, step: Step) -> runs.Outcome:

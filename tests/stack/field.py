@@ -29,8 +29,9 @@ from orchestrator import run as runs
 from orchestrator.audit import audit
 from orchestrator.commits import Commits
 from orchestrator.run import Outcome
+from schemas.decisions import Decision, read_entry
 from schemas.experiment import Experiment
-from schemas.log import Decision, Event, read_entry
+from schemas.log import Event
 from schemas.messages import Manifest, TaskFailure
 from tests.runs import here
 from tests.stack.orders import Orders

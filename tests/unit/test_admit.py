@@ -24,8 +24,9 @@ from orchestrator.journal import Journal
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
 from schemas.base import Choice, Frozen, digest
+from schemas.decisions import Asked
 from schemas.errors import BlobError, CodecError
-from schemas.log import Asked, Event, Open, Share
+from schemas.log import Event, Open, Share
 from schemas.messages import ALL, BlobRef, ClientResult, Manifest, Rejected
 from tests.toys import experiment
 from workers.codecs.fp16 import Fp16

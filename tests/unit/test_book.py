@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from orchestrator.book import Book
+from schemas.decisions import Asked, Closed, Resent
 from schemas.errors import AggregationError
 from schemas.experiment import Rounds
-from schemas.log import Asked, Closed, Commit, Held, Open, Resent, Round, Share
+from schemas.log import Commit, Held, Open, Round, Share
 from schemas.messages import ALL, BlobRef, ClientResult, Description, Manifest, Split
 
 SLOW = (HealthCheck.too_slow,)

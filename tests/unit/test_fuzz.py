@@ -26,7 +26,8 @@ from orchestrator.journal import Journal
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
 from schemas.base import canonical, digest
-from schemas.log import Asked, Event, Open, read_entry
+from schemas.decisions import Asked, read_entry
+from schemas.log import Event, Open
 from schemas.messages import ALL, BlobRef, ClientResult, Manifest, Rejected, TaskFailure
 from tests.mutations import mutants, noise
 from tests.toys import Office, ToyBackbone, experiment, paint

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from schemas.base import Frozen, canonical, derive, digest
-from schemas.log import DECISION, Commit, Final
+from schemas.decisions import DECISION
+from schemas.log import Commit, Final
 from schemas.messages import (
     BlobRef,
     ClientResult,

@@ -13,7 +13,8 @@ from infra.stream import Entry
 from orchestrator import retold
 from orchestrator.afoot import Afoot
 from orchestrator.story import Story
-from schemas.log import Accepted, Asked, Commit, Decision, Event, Expired, Open, Resent, Retried
+from schemas.decisions import Asked, Decision, Expired, Resent, Retried
+from schemas.log import Accepted, Commit, Event, Open
 from schemas.messages import BlobRef, ClientResult, Manifest, TaskFailure
 from schemas.story import Again, Gone, Late, Owner, Round
 from schemas.story import Story as Told

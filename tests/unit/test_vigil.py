@@ -10,8 +10,9 @@ from orchestrator.book import Book
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
 from orchestrator.vigil import ASTRAY, SETTLE_S, Vigil
+from schemas.decisions import Asked
 from schemas.experiment import Rounds
-from schemas.log import Asked, Held, Open
+from schemas.log import Held, Open
 from schemas.messages import Manifest
 from tests.toys import experiment
 

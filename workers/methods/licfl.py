@@ -194,7 +194,7 @@ def _own(tensors: Tensors, cohort: str) -> Tensors:
 
 
 def _length(model: Tensors) -> float:
-    return float(torch.cat([t.reshape(-1).double() for t in model.values()]).norm())
+    return float(_flat(model).norm())
 
 
 def _counts(kept: Tensors) -> dict[str, int]:
