@@ -89,6 +89,7 @@ class Book(Tasks):
 
     def asks(self, decision: Asked, at: float, *, instant: bool) -> None:
         """Tasks go out. instant: they run as soon as they are sent, so their deadline counts from now."""
+        busy = {o.group for o in self.training()}
         for task in decision.tasks:
             self.open[task.task_id] = task.model_copy(update={"started_at": at}) if instant else task
         if decision.tasks and decision.tasks[0].kind != "train":
@@ -97,6 +98,8 @@ class Book(Tasks):
         self.seq += len(decision.tasks)
         self._count(clients, asked=1)
         more = {"batches": now.batches + 1, "asked": now.asked + len(clients), "tried": (*now.tried, *clients)}
+        if clients and not now.tried and decision.group not in busy and len(self.rounds) > 1:
+            more["opened_at"] = at  # others may have held every slot until now: that uses no group's deadline up
         self.rounds[decision.group] = now.model_copy(update=more)
 
     def asked_before(self, decision: Asked) -> bool:

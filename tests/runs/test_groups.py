@@ -99,6 +99,16 @@ def test_the_numbers_are_shared_in_proportion_to_the_size(images: Path, tmp_path
         assert e.facts["counted"] == {"left": 3, "right": 1}[e.facts["group"]]
 
 
+@pytest.mark.parametrize("refill", ["at_close", "at_arrival"])
+def test_a_group_that_waits_for_a_slot_does_not_use_its_deadline_up(images: Path, tmp_path: Path, refill: str) -> None:
+    # One slot for both groups, 3 s for each update: the second is asked after 3 s, with 2 s of its first 5 left.
+    rounds = {"versions": 4, "in_flight": 1, "quorum": 1, "floor": 1, "deadline_s": 5, "retries": 0, "refill": refill}
+    latency = {"name": "trace", "params": {"default_s": 3.0}}
+    outcome = run(halves(images, rounds=rounds, simulate={"latency": latency}), tmp_path)
+    assert (outcome.report.status, outcome.report.reason) == ("finished", "")
+    assert merges(outcome.events) == {"left": [1, 3], "right": [2, 4]}
+
+
 def test_an_update_under_way_when_its_client_is_moved_is_rejected(images: Path, tmp_path: Path) -> None:
     found, rounds = set(), {**FEDBUFF, "versions": 6}
     for seed in (1, 4):  # in which the second merge comes while the client is at work
