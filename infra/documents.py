@@ -4,8 +4,9 @@ The only reader of YAML. No document takes long, much memory or deep recursion t
 are counted while it is read. Knows nothing of what it says.
 """
 
+import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import yaml
 
@@ -46,7 +47,7 @@ def read_value(text: str, where: str) -> Any:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as f:
+        with _open(path) as f:
             data = f.read(LARGEST + 1)  # and no more: a size can lie, and /dev/zero has none
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}") from None
@@ -58,6 +59,13 @@ def _text(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path} is not YAML: {e.reason} at byte {e.start}, it is not UTF-8 text") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    # A pipe that nobody writes into is empty, and not waited for; one that somebody writes into is read to its end.
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(file, True)
+    return os.fdopen(file, "rb")
 
 
 class _OutOfBoundsError(yaml.MarkedYAMLError):

@@ -118,6 +118,17 @@ def test_a_file_that_has_no_size_is_read_no_further_than_the_limit() -> None:
         read_mapping(Path("/dev/zero"))
 
 
+def test_a_pipe_is_read_if_somebody_writes_into_it_and_else_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match="holds no settings"):
+        read_mapping(tmp_path / "x.yaml")
+    read, write = os.pipe()  # as a shell gives it: quorate check <(sed ... x.yaml)
+    os.write(write, b"a: 1\n")
+    os.close(write)
+    assert read_mapping(Path(f"/dev/fd/{read}")) == {"a": 1}
+    os.close(read)
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [("no.yaml", "No such file"), (".", "Is a directory"), ("loop", "symbolic links"), ("a\0b", "null")],
