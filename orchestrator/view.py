@@ -38,7 +38,8 @@ class View:
         self.last: tuple[str, int, str] | None = None
         self.alike = 0
         self.pace, self.note = Pace(), ""
-        self.live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        live = console.is_terminal and not console.quiet
+        self.live = Live(console=console, refresh_per_second=8, transient=True) if live else None
 
     def __enter__(self) -> Self:
         if self.live:
@@ -93,6 +94,13 @@ class View:
         self._rest()
         self._print(text)
 
+    def _aloud(self, text: str) -> None:
+        """One line also for who wants to read nothing but the result, and would wonder what takes so long."""
+        self._rest()
+        quiet, self.console.quiet = self.console.quiet, False
+        self._print(text)
+        self.console.quiet = quiet
+
     def _print(self, text: str) -> None:
         self.console.print(plain(text), highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
@@ -123,12 +131,13 @@ class View:
         """A loop stands at a commit: a new run's, which goes without saying, or one it goes on from."""
         self.version, self.loads = event.version, self.loads + 1
         if event.version > 0 or self.loads > 1:
-            self._say(f"v{event.version:<3} {'the stores are back: ' if self.away else ''}the run goes on from here")
+            say, what = (self._aloud, "the stores are back: ") if self.away else (self._say, "")
+            say(f"v{event.version:<3} {what}the run goes on from here")
         self.away = False
 
     def _away(self, event: Event) -> None:
         if not self.away:
-            self._say(f"v{event.version:<3} waiting for a store: {event.facts['reason'][:200]}")
+            self._aloud(f"v{event.version:<3} waiting for a store: {event.facts['reason'][:200]}")
         self.away = True
 
     def _closed(self, event: Event) -> None:
@@ -150,14 +159,17 @@ class View:
     def _told(self, event: Event) -> None:
         """A line for what went wrong; of many alike, one after the other, the first few and the number of the rest."""
         reason = event.facts.get("reason", f"{event.facts.get('accepted', 0)} updates at the deadline, asking again")
-        what = (event.event, event.version, reason)
+        number = event.version
+        if event.event not in ("unevaluated", "refused"):  # it befell the open round, which makes the next version
+            number = min(number + 1, max(self.versions, 1))
+        what = (event.event, number, reason)
         if what != self.last:
             self._rest()
         self.last, self.alike = what, self.alike + 1
         if self.alike <= ALIKE:
             who = event.client or event.facts.get("task") or event.facts.get("site", "")
             detail = event.facts.get("detail", "")
-            self._print(f"v{event.version:<3} {event.event} {who}: {reason}" + (f" ({detail[:200]})" if detail else ""))
+            self._print(f"v{number:<3} {event.event} {who}: {reason}" + (f" ({detail[:200]})" if detail else ""))
 
     def _rest(self) -> None:
         if self.last is not None and self.alike > ALIKE:

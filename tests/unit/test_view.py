@@ -7,6 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from orchestrator.story import Story
 from orchestrator.tables import show
 from orchestrator.view import View, percent, size
 from schemas.log import Event, Share
@@ -64,8 +65,8 @@ def test_where_there_is_no_terminal_each_version_is_a_plain_line() -> None:
     assert lines[0] == "run demo: fedclip, seed 0; asking the owners what they hold"
     assert lines[1] == "2 clients with 15 images, 2 classes; held out: sketch"  # 6+2+2 and 3+1+1
     assert lines[2] == "v0   accuracy mean 40.0 %, worst 30.0 %"
-    assert lines[3] == "v0   rejected bob: not finite (w)"
-    assert lines[4].startswith("v0   retried") and "1 updates at the deadline, asking again" in lines[4]
+    assert lines[3] == "v1   rejected bob: not finite (w)"
+    assert lines[4].startswith("v1   retried") and "1 updates at the deadline, asking again" in lines[4]
     assert lines[5] == "v1     6 counted (1 late)  t=4.5 s  without bob"
     assert len(lines) == 6
 
@@ -140,9 +141,9 @@ def _lost(who: str, reason: str = "deadline", version: int = 3) -> Event:
 def test_of_many_that_are_lost_alike_the_first_are_named_and_the_rest_are_counted() -> None:
     lines = _lines(*(_lost(f"c{i}") for i in range(300)), _lost("d", "too stale"))
     assert lines == [
-        *(f"v3   lost c{i}: deadline" for i in range(3)),
-        "v3   lost 297 more: deadline",
-        "v3   lost d: too stale",
+        *(f"v4   lost c{i}: deadline" for i in range(3)),
+        "v4   lost 297 more: deadline",
+        "v4   lost d: too stale",
     ]
 
 
@@ -150,7 +151,7 @@ def test_the_number_of_the_rest_comes_before_what_follows_and_at_the_end_at_the_
     four = [_lost(f"c{i}") for i in range(4)]
     closed = _event("closed", 2.0, 4, counted=1, late=0, without=[])
     assert [line.split()[1] for line in _lines(*four, closed)] == ["lost"] * 4 + ["1"]
-    assert _lines(*four)[-1] == "v3   lost 1 more: deadline"
+    assert _lines(*four)[-1] == "v4   lost 1 more: deadline"
 
 
 def test_an_outage_is_two_lines_however_often_the_loop_tries() -> None:
@@ -160,6 +161,31 @@ def test_an_outage_is_two_lines_however_often_the_loop_tries() -> None:
         "v3   waiting for a store: S3 does not answer",
         "v3   the stores are back: the run goes on from here",
     ]
+
+
+def test_an_outage_is_told_also_to_who_wants_to_read_the_result_alone() -> None:
+    console = _console(terminal=True)
+    console.quiet = True
+    lost = [_lost(f"c{i}") for i in range(9)]
+    away, back = _event("away", 1.0, 3, reason="S3 does not answer"), _event("loaded", 1.0, 3, open={}, accepted=0)
+    _watch(console, [*RUN, *lost, back, away, away, back, *lost])
+    assert _text(console).splitlines() == [
+        "v3   waiting for a store: S3 does not answer",
+        "v3   the stores are back: the run goes on from here",
+    ]
+
+
+def test_what_went_wrong_is_told_of_the_version_in_which_the_report_tells_it() -> None:
+    lost = [_event("lost", 1.0, n, who, task=f"v{n}-{who}", reason="deadline") for n, who in enumerate(("ann", "bob"))]
+    asked = _event("unevaluated", 3.0, 1, "bob", task="v1-evaluate-bob", reason="deadline")
+    closed = {"counted": 1, "late": 0, "without": [], "seconds": 1.0, "updates": []}
+    events = [lost[0], _event("closed", 2.0, 1, **closed), asked, lost[1], _event("finished", 3.0, 1, status="failed")]
+    console = _console(terminal=False)
+    _watch(console, events, versions=1)
+    said = [line.split()[:3] for line in _text(console).splitlines() if "closed" not in line and "counted" not in line]
+    assert said == [["v1", "lost", "ann:"], ["v1", "unevaluated", "bob:"], ["v1", "lost", "bob:"]]
+    (told,) = Story.of(events).told()
+    assert told.version == 1 and {g.client for g in told.lost} == {"ann", "bob"}
 
 
 def test_a_new_run_goes_on_from_nowhere() -> None:
