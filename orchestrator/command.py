@@ -139,8 +139,8 @@ def draw(out: Path, per_class: int, seed: int) -> None:
     """Write the shapes data set as image files."""
     from workers.data import drawn  # noqa: PLC0415
 
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty", hint="name a new folder")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"{out} is no empty folder", hint="name a new folder")
     count = drawn.write(out, per_class, seed)
     click.echo(f"wrote {count} images to {out}", err=True)
 

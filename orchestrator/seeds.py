@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import click
-import yaml
 
+from infra.documents import read_mapping
 from orchestrator import command, shelf
 from orchestrator.archive import FOLDER, read_report
 from orchestrator.extras import needed
@@ -65,11 +65,8 @@ def run(path: Path, seeds: str, *, name: str | None, as_json: bool, overrides: t
 
 def _same(experiment: Experiment, folder: Path) -> None:
     """Refuse a result that is of another experiment."""
-    try:
-        kept = yaml.safe_load((folder / "experiment.yaml").read_text())
-    except FileNotFoundError:
-        return
-    if kept != experiment.model_dump(mode="json"):
+    path = folder / "experiment.yaml"
+    if path.exists() and read_mapping(path) != experiment.model_dump(mode="json"):
         raise ConfigError(f"{folder} is of another experiment", hint="choose another --name, or move it away")
 
 

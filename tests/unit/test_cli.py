@@ -264,7 +264,8 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(quorate: Quorate, tm
 
 
 def test_shapes_are_not_drawn_into_a_folder_that_holds_something(quorate: Quorate, file: Path) -> None:
-    _mistake(quorate("data", "shapes", str(file.parent)), "is not empty", "new folder")
+    for taken in (file.parent, file):
+        _mistake(quorate("data", "shapes", str(taken)), "is no empty folder", "new folder")
 
 
 def test_data_that_is_not_there_is_a_mistake(quorate: Quorate, file: Path) -> None:
@@ -437,6 +438,9 @@ def test_seeds_do_not_mix_with_what_another_experiment_left(quorate: Quorate, fi
     assert quorate("run", str(file), "--seeds", "0", "--set", "method.name=zero_shot").code == 0
     _mistake(quorate("run", str(file), "--seeds", "0..1"), "runs/toy-s0 is of another experiment", "--name")
     assert not (file.parent / "runs" / "toy-s1").exists(), "nothing has run"
+    for damaged in (b"name: [", b"\xff\xfe", b""):
+        (file.parent / "runs" / "toy-s0" / "experiment.yaml").write_bytes(damaged)
+        _mistake(quorate("run", str(file), "--seeds", "0"), "runs/toy-s0/experiment.yaml", "")
 
 
 def test_a_mistake_that_every_seed_would_make_is_said_once(quorate: Quorate, file: Path) -> None:
