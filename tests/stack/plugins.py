@@ -7,8 +7,10 @@ from pathlib import Path
 
 from schemas.base import Frozen
 from workers.data.images import Images, read_folder
-from workers.method import Client, Update
+from workers.method import Client, Merged, Update
 from workers.methods.fedclip import FedClip
+from workers.methods.perada import PerAda
+from workers.tensors import Tensors
 
 
 class Blocking:
@@ -63,10 +65,33 @@ class Obedient(FedClip):
 
     def train(self, client: Client) -> Update:
         """Once it may."""
-        name, until = f"{client.name}.{client.base}", time.monotonic() + 120
-        (self.orders / f"{name}.at.{os.getpid()}").touch()
-        if (self.orders / f"{name}.die").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        while (self.orders / f"{name}.wait").exists() and time.monotonic() < until:
-            time.sleep(0.02)
+        obey(self.orders, f"{client.name}.{client.base}")
         return super().train(client)
+
+
+class Merging(PerAda):
+    """PerAda whose merges do as files say: `merge.<base>.wait` and `merge.<base>.die`."""
+
+    class Params(PerAda.Params):
+        """orders: the folder of those files."""
+
+        orders: Path
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(params)
+        self.orders = params.orders
+
+    def refine(self, merged: Merged) -> Tensors:
+        """Once it may."""
+        obey(self.orders, f"merge.{merged.base}")
+        return super().refine(merged)
+
+
+def obey(orders: Path, name: str) -> None:
+    """Say that a process is at it, then die or wait if that is ordered."""
+    until = time.monotonic() + 120
+    (orders / f"{name}.at.{os.getpid()}").touch()
+    if (orders / f"{name}.die").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    while (orders / f"{name}.wait").exists() and time.monotonic() < until:
+        time.sleep(0.02)

@@ -111,8 +111,9 @@ def test_sites_take_part_and_neither_paths_nor_private_tensors_leave_them(
     sites: dict[str, Path], redis_server: Redis, s3_server: S3, tmp_path: Path
 ) -> None:
     rounds = {"versions": 3, "in_flight": 2, "quorum": 2, "floor": 2, "max_staleness": 0}
-    asked = {"name": "owners", "sites": list(sites), "method": {"name": "fedclip"}, "codec": {"name": "fp16"},
-             "rounds": rounds, "model": {"backbone": {"name": "tests.toys:ToyBackbone"}}}  # fmt: skip
+    asked = {"name": "owners", "sites": list(sites), "codec": {"name": "fp16"},
+             "method": {"name": "perada", "params": {"distilled": 0}}, "rounds": rounds,
+             "model": {"backbone": {"name": "tests.toys:ToyBackbone"}}}  # fmt: skip
     (tmp_path / "owners.yaml").write_text(yaml.safe_dump(asked))
     env = environment(redis_server, s3_server, tmp_path / "cache")
     with spying(redis_server) as seen:
@@ -129,7 +130,7 @@ def test_sites_take_part_and_neither_paths_nor_private_tensors_leave_them(
     for name, folder in sites.items():
         assert str(folder).encode() not in traffic and b"secret-place" not in traffic
         kept = sorted((folder / "kept" / "owners" / name).glob("*.safetensors"))
-        assert kept, "the codec's residual is the site's private state"
+        assert kept, "the codec's residual and the personal adapter are the site's private state"
         for path in kept:
             for tensor in load(path.read_bytes()).values():
                 assert np.abs(tensor).sum() > 0
