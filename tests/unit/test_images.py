@@ -231,6 +231,12 @@ def test_a_file_that_one_may_not_read_is_named_or_left_out() -> None:
         with _as_nobody(), pytest.raises(DataError, match=f"cannot read folder {root / 'a/cat'}: Permission denied"):
             read_folder(root, "skip")
         (root / "a/cat").chmod(0o755)
+        (root / "b").symlink_to(root / ".locked/b")  # a domain that lies where one may not look
+        (root / ".locked/b").mkdir(parents=True)
+        (root / ".locked").chmod(0)
+        with _as_nobody(), pytest.raises(DataError, match=f"cannot read {root / 'b'}: Permission denied"):
+            read_folder(root, "skip")
+        (root / ".locked").chmod(0o755)
 
 
 def test_skip_leaves_out_files_and_not_whole_folders(tmp_path: Path) -> None:

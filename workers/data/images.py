@@ -112,6 +112,14 @@ def domain_folders(root: Path) -> dict[str, Path]:
     return {folder.name: folder for folder in _folders(root)}
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is one. Raises DataError where one may not look: a domain behind that must not be left out unsaid."""
+    try:
+        return path.is_dir()
+    except OSError as e:
+        raise DataError(f"cannot read {path}: {e.strerror}") from None
+
+
 def list_folders(domains: Mapping[str, Path]) -> list[Row]:
     """Every file in every class folder of these domains. Raises DataError for what lies at the wrong level."""
     return [Row(d, c.name, f) for d, folder in domains.items() for c in _folders(folder) for f in _files(c)]
@@ -148,9 +156,9 @@ def _look(path: Path, on_unreadable: OnUnreadable) -> None:
 def _folders(parent: Path) -> list[Path]:
     entries = list(_entries(parent))
     for entry in entries:
-        if entry.suffix.lower() in SUFFIXES and not entry.is_dir():
+        if entry.suffix.lower() in SUFFIXES and not is_folder(entry):
             raise DataError(f"{entry} lies outside of a class folder", hint="use <root>/<domain>/<class>/<file>")
-    folders = [e for e in entries if e.is_dir()]
+    folders = [e for e in entries if is_folder(e)]
     if not folders:
         raise DataError(f"{parent} holds no folder", hint="use <root>/<domain>/<class>/<file>")
     for folder in folders:
@@ -168,7 +176,7 @@ def _refuse_unspeakable(folder: Path) -> None:
 def _files(folder: Path) -> list[Path]:
     files = list(_entries(folder))
     for file in files:
-        if file.is_dir() and file.suffix.lower() not in SUFFIXES:
+        if file.suffix.lower() not in SUFFIXES and is_folder(file):
             raise DataError(f"cannot read {file}: a folder", hint="use <root>/<domain>/<class>/<file>")
     if not files:
         raise DataError(f"{folder} holds no image")

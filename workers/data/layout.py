@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from schemas.base import Frozen, Name
 from schemas.complaints import cut
 from schemas.errors import DataError
-from workers.data.images import Images, OnUnreadable, Row, domain_folders, gather, list_folders, readable
+from workers.data.images import Images, OnUnreadable, Row, domain_folders, gather, is_folder, list_folders, readable
 
 Places = Mapping[str, Sequence[str]]
 """Where under the root each domain may lie; the first that is there counts."""
@@ -45,7 +45,7 @@ def read_layout(
 
 
 def _found(root: Path, places: Places, expected: Expected | None) -> dict[str, Path]:
-    there = {d: [root / place for place in tried if (root / place).is_dir()] for d, tried in places.items()}
+    there = {d: [root / place for place in tried if is_folder(root / place)] for d, tried in places.items()}
     missing = [domain for domain, folders in there.items() if not folders]
     if missing:
         tried = "; ".join(f"{d}: {' or '.join(map(repr, places[d]))}{_sized(d, expected)}" for d in missing)
