@@ -28,6 +28,8 @@ from infra.runtime import connect
 from infra.servers import Child, start
 from infra.settings import Settings, read
 from orchestrator import keys
+from orchestrator.audit import audit
+from orchestrator.commits import Commits
 from orchestrator.plan import plan
 from orchestrator.run import execute
 from schemas.errors import RunFailed, StoreError
@@ -108,6 +110,8 @@ def orchestrate(versions: int) -> None:
         report = execute(plan(asked), runtime, run, lambda event: None).report
         if report.status != "finished" or any(s.accepted != versions for s in report.ledger.values()):
             raise RunFailed(f"{run}: {report.status} at version {report.version}, {report.ledger}")
+        if wrong := audit(Commits(run, runtime.blobs)).violations:
+            raise RunFailed(f"{run}: {wrong[0]}")
         print(run, flush=True)
 
 

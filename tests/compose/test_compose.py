@@ -193,6 +193,7 @@ def test_every_long_running_service_becomes_healthy(report: dict[str, Any]) -> N
 def test_a_command_beside_the_run_leaves_the_workers_alone(report: dict[str, Any]) -> None:
     before = containers("worker")
     assert "photo-0" in compose("run", "--rm", "orchestrator", "quorate", "report", "demo")
+    assert "nothing lost (finished)" in compose("run", "--rm", "orchestrator", "quorate", "audit", "demo")
     assert containers("worker") == before
     assert all(c["RestartCount"] == 0 and c["State"]["Running"] for c in inspected(before))
 

@@ -17,8 +17,11 @@ from infra.redis_state import key
 from infra.runtime import connect, connect_blobs
 from infra.servers import S3, Child, Redis, start, start_redis, wait_for
 from orchestrator import run as runs
+from orchestrator.commits import Commits
 from orchestrator.plan import plan
 from schemas.errors import SettingsError
+from schemas.report import Report
+from tests.checked import whole
 from tests.mutations import mutants, noise
 from tests.runs.here import ignore, run
 from tests.stack.servers import GUEST, environment, settings
@@ -97,6 +100,7 @@ def test_a_run_with_rubbish_around_it_ends_in_the_bytes_of_an_undisturbed_one(
         assert outcome.report.status == "finished", outcome.report.reason
         assert outcome.report.adapter_sha256 == expected.adapter_sha256
         assert outcome.report.ledger == expected.ledger
+        whole(Commits(name, runtime.blobs))
         assert not worker.ended()
         assert worker.log.read_text().count("thrown away") > 200  # of 426 raw ones, nearly half are still some message
         assert "X-Amz-Signature=" not in re.sub(r"X-Amz-Signature=\*\*\*", "", worker.log.read_text())
@@ -120,6 +124,19 @@ def _quorate(*arguments: str, env: dict[str, str], cwd: Path, status: int | None
 def file(tmp_path: Path) -> Path:
     (tmp_path / "x.yaml").write_text("name: x\ndata: {name: shapes}\nmethod: {name: fedclip}\n")
     return tmp_path / "x.yaml"
+
+
+def test_a_run_for_which_nobody_works_ends_as_failed_and_says_how_many_wait(
+    redis_server: Redis, s3_server: S3, tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\nsites: [nobody, no-one]\nmethod: {name: fedclip}\nstart_s: 1\n")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment(redis_server, s3_server, tmp_path / "cache")}
+    command = [*CLI, "run", "x.yaml", "--name", f"idle-{time.time_ns()}", "--json"]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    told = Report.model_validate_json(done.stdout)
+    assert (done.returncode, told.status, told.version) == (1, "failed", 0)
+    assert "no answer from nobody, no-one: 1 waiting, 0 workers; 1 waiting, 0 workers" in told.reason
+    whole(Commits(told.run, connect_blobs(settings(redis_server, s3_server, tmp_path / "cache"))))
 
 
 def test_a_wrong_key_of_the_s3_is_one_line(redis_server: Redis, s3_server: S3, file: Path) -> None:

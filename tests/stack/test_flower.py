@@ -93,6 +93,7 @@ def run_demo(folder: Path, stack: Stack) -> None:
     try:
         kill_first(stack)
         assert run.wait(240) == 0, (folder / "run").read_text()
+        subprocess.run([QUORATE, "audit", "demo"], cwd=folder, env=os.environ | stack.env, check=True)
     finally:
         run.kill()
         run.wait()

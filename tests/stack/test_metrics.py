@@ -17,11 +17,14 @@ import pytest
 import redis
 import yaml
 
+from infra.runtime import connect_blobs
 from infra.servers import S3, Child, Redis, answers, free_port, start, wait_for
 from orchestrator.archive import Archive
+from orchestrator.commits import Commits
 from orchestrator.tenure import LEASE_S
 from schemas.story import Story
 from tests import dashboard
+from tests.checked import whole
 from tests.stack.servers import environment, needed, settings
 from tests.toys import paint
 
@@ -85,6 +88,7 @@ def prometheus(experiment: Path, redis_server: Redis, s3_server: S3, tmp_path: P
     finally:
         for child in reversed(children):
             child.stop()
+    whole(Commits("watched", connect_blobs(settings(redis_server, s3_server, tmp_path / "cache"))))
 
 
 def _restricted(server: Redis) -> str:

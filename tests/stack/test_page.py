@@ -45,7 +45,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     env = {k: v for k, v in os.environ.items() if not k.startswith("QUORATE_")}
     env |= {"PYTHONPATH": str(ROOT), "QUORATE_CACHE": str(folder / "cache")}
-    for words in (["run", str(ROOT / "experiments" / "demo.yaml"), *FEW], ["report", "demo", "--html"]):
+    run = ["run", str(ROOT / "experiments" / "demo.yaml"), *FEW]
+    for words in (run, ["audit", "demo"], ["report", "demo", "--html"]):
         ran = subprocess.run([*QUORATE, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
     return folder / "demo.html"

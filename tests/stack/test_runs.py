@@ -28,13 +28,19 @@ WITHIN_S = 180.0
 
 
 def quorate(*arguments: str, env: dict[str, str], cwd: Path) -> Report:
-    """A run as a user starts it; its report from stdout."""
+    """A run as a user starts it, and that its history holds; its report from stdout."""
+    report = Report.model_validate_json(_said("run", *arguments, "--json", env=env, cwd=cwd))
+    assert "nothing lost (finished)" in _said("audit", report.run, env=env, cwd=cwd)
+    return report
+
+
+def _said(*arguments: str, env: dict[str, str], cwd: Path) -> str:
     done = subprocess.run(
-        [*CLI, "run", *arguments, "--json"], env={**os.environ, "PYTHONPATH": str(ROOT), **env}, cwd=cwd,
+        [*CLI, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT), **env}, cwd=cwd,
         capture_output=True, text=True, timeout=WITHIN_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return Report.model_validate_json(done.stdout)
+    return done.stdout
 
 
 @contextmanager
