@@ -34,15 +34,21 @@ from PIL import Image
 here = Path(__file__).parent
 classes = json.loads((here / "config.json").read_text())["classes"]
 clip, preprocess = open_clip.create_model_from_pretrained({backbone})
-adapter = torch.export.load(here / "adapter.pt2").module()  # raw features (B, D) -> probabilities (B, K)
+adapter = torch.export.load(here / "adapter.pt2").module()  # {takes} -> probabilities (B, K)
 
 for name in sys.argv[1:]:
     with torch.no_grad():
-        probabilities = adapter(clip.eval().encode_image(preprocess(Image.open(name))[None]))[0]
+        probabilities = adapter({given})[0]
     likeliest = zip(*probabilities.topk(min(3, len(classes))), strict=True)
     print(name, *(f"{{classes[i]}} {{100 * p:.1f}} %" for p, i in likeliest), sep="  ")
 '''
 """Plain open_clip and torch, for any method."""
+
+GIVEN = {
+    True: ("raw features (B, D)", "clip.eval().encode_image(preprocess(Image.open(name))[None])"),
+    False: ("preprocessed images, the image tower is in it", "preprocess(Image.open(name))[None]"),
+}
+"""What the program takes, and how it is made of an image: whether the method learns from features."""
 
 
 def export(
@@ -80,7 +86,8 @@ def _write(folder: Path, adapter: Adapter, made: Classifier, backbone: str) -> N
     (folder / "adapter.pt2").write_bytes(made.program())
     (folder / results.ADAPTER).write_bytes(results.written(facts, adapter.tensors))
     (folder / "config.json").write_text(_config(made, facts))
-    (folder / "load.py").write_text(LOAD.format(backbone=backbone))
+    takes, given = GIVEN[made.module.cached]
+    (folder / "load.py").write_text(LOAD.format(backbone=backbone, takes=takes, given=given))
 
 
 def _config(made: Classifier, facts: AdapterFacts) -> str:

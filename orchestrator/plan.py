@@ -3,12 +3,13 @@
 Knows every family of plugins. Touches neither stores nor data.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.documents import DEEPEST, read_mapping, read_value
+from orchestrator import compatibility
 from orchestrator.families import FAMILIES
 from schemas.base import Choice
 from schemas.complaints import cut, parse
@@ -69,57 +70,10 @@ def plan(experiment: Experiment) -> Plan:
         plugins.load(FAMILIES["dataset"], _dataset(experiment.data))
         if experiment.data.partition is not None:
             plugins.load(FAMILIES["partition"], experiment.data.partition)
-    objection = compatible(made)
+    objection = compatibility.compatible(made)
     if objection:
         raise ConfigError(objection)
     return made
-
-
-def compatible(made: Plan) -> str | None:
-    """Why these parts would give a wrong result together, in one sentence, or None. A pure function of traits."""
-    return next((sentence for wrong, sentence in _objections(made) if wrong), None)
-
-
-def _objections(made: Plan) -> Iterator[tuple[bool, str]]:
-    e, traits, name = made.experiment, made.method.traits, made.experiment.method.name
-    exact = f"method {name} sends exact numbers, so"
-    yield not (traits.lossy or made.codec.lossless), f"{exact} codec {e.codec.name} would falsify them; use raw"
-    yield bool(made.transforms) and not traits.lossy, f"{exact} transforms would falsify them; use none"
-    yield (
-        not traits.sums and getattr(made.aggregator, "needs_sums", True),
-        f"updates of method {name} may not be added, as aggregator {e.aggregator.name} does",
-    )
-    yield (
-        e.rounds.max_staleness > 0 and e.rounds.staleness.name != "constant" and not traits.discounted,
-        f"updates of method {name} may not be discounted; use staleness: constant or max_staleness: 0",
-    )
-    yield (
-        not traits.aggregates and (e.aggregator.name, e.rounds.apply, e.rounds.server_lr) != ("mean", "delta", 1),
-        f"method {name} adds up by itself; leave out aggregator, rounds.apply and rounds.server_lr",
-    )
-    yield (
-        traits.needs_public and e.public is None,
-        f"method {name} wants images that are nobody's; name a data set of some in `public`",
-    )
-    yield (
-        traits.pools and e.sites is not None,
-        f"method {name} trains on everybody's images at once, which lie at the sites; it is for simulations only",
-    )
-    yield (
-        traits.pools and e.rounds.in_flight > 1,
-        f"with method {name} one client trains for all; use in_flight: 1, quorum: 1 and floor: 1",
-    )
-    yield (
-        e.simulate is not None and e.simulate.time_scale == 0 and e.simulate.presence.name != "always",
-        f"presence {(e.simulate or Simulate()).presence.name} needs time to pass, and time_scale 0 lets none pass",
-    )
-    simulate = e.simulate or Simulate()
-    yield (
-        e.rounds.clients_per_task > 1
-        and (simulate.latency.name, simulate.presence.name, simulate.dropout) != ("none", "always", 0),
-        "clients of one task answer together, so none of them can be slow, away or silent alone; use rounds."
-        "clients_per_task: 1, or leave out latency, presence and dropout",
-    )
 
 
 def in_time(experiment: Experiment, longest_s: float) -> None:

@@ -54,9 +54,16 @@ class ToyBackbone:
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         return torch.stack([self._text(text) for text in texts])
 
+    def image_tower(self) -> torch.nn.Module:
+        linear = torch.nn.utils.skip_init(torch.nn.Linear, 48, self.dim, bias=False)
+        linear.weight.data = 3 * self._weights().T.contiguous()
+        return torch.nn.Sequential(torch.nn.Flatten(), linear).eval().requires_grad_(False)
+
+    def _weights(self) -> torch.Tensor:
+        return torch.randn(48, self.dim, generator=torch.Generator().manual_seed(self.seed))
+
     def _project(self, pixels: torch.Tensor) -> torch.Tensor:
-        weights = torch.randn(48, self.dim, generator=torch.Generator().manual_seed(self.seed))
-        return 3 * pixels.reshape(48) @ weights
+        return 3 * pixels.reshape(48) @ self._weights()
 
     def _text(self, text: str) -> torch.Tensor:
         named = [colour for name, colour in COLOURS.items() if name in text]
@@ -124,6 +131,9 @@ def experiment(root: Path | None = None, **changes: object) -> Experiment:
     return Experiment.model_validate(whole | changes)
 
 
+TOY = ToyBackbone(ToyBackbone.Params())
+
+
 class ToyTower:
     """Class texts that a context turns: each coordinate is scaled by what the context says more than at the start."""
 
@@ -143,7 +153,7 @@ def setting(asked: Experiment | None = None, *, classes: int = 3) -> worker_sett
     texts = torch.nn.functional.normalize(torch.randn(classes, ToyBackbone.dim, generator=generator), dim=1)
     names = tuple(f"class-{i}" for i in range(classes))
     return worker_setting.Setting(
-        asked or experiment(), names, texts, ToyBackbone.scale, ToyBackbone.dim, "0" * 64, ToyTower(texts)
+        asked or experiment(), names, texts, ToyBackbone.scale, ToyBackbone.dim, "0" * 64, ToyTower(texts), TOY
     )
 
 
@@ -155,10 +165,18 @@ def examples(of: worker_setting.Setting, count: int, seed: int) -> Examples:
     return Examples(10 * of.texts[labels] + 2 * noise + torch.linspace(-2, 2, of.dim), labels)
 
 
-def client(of: worker_setting.Setting, name: str, incoming: dict[str, torch.Tensor], **changes: object) -> Client:
-    """A client with 40 training and 10 validation examples of its own."""
-    seed = derive(0, name)
-    given = {"base": 0, "train": examples(of, 40, seed), "val": examples(of, 10, seed + 1), **changes}
+def pictured(of: Examples) -> Examples:
+    """Images of which the toy's image tower makes these features."""
+    weight = 3 * TOY._weights()
+    return Examples((of.x @ torch.linalg.pinv(weight)).reshape(-1, 3, 4, 4), of.y)
+
+
+def client(
+    of: worker_setting.Setting, name: str, incoming: dict[str, torch.Tensor], *, cached: bool = True, **changes: object
+) -> Client:
+    """A client with 40 training and 10 validation examples of its own; as images if not `cached`."""
+    seed, form = derive(0, name), (lambda e: e) if cached else pictured
+    given = {"base": 0, "train": form(examples(of, 40, seed)), "val": form(examples(of, 10, seed + 1)), **changes}
     return Client(name=name, setting=of, incoming=incoming, **given)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
@@ -22,6 +23,7 @@ from schemas.errors import CodecError, ConfigError, DataError, PluginError
 from schemas.experiment import Experiment, Model
 from schemas.messages import ALL, VISITORS
 from workers.data.features import Features
+from workers.data.pictures import Pictures, passes
 from workers.method import Method
 from workers.plugins import load
 from workers.setting import agree
@@ -73,16 +75,17 @@ def _facts(found: Mapping[str, str], path: Path) -> AdapterFacts:
 class Probabilities(nn.Module):
     """Raw features, float32 (B, D), to the probabilities of the classes, (B, K): softmax of the method's logits.
 
-    Features are rounded to half precision first, as those are that the adapter was trained on.
+    Features are rounded to half precision first, as those are that the adapter was trained on. cached: false for a
+    method on images, which takes them preprocessed, float32 (B, 3, H, W), and as they are.
     """
 
-    def __init__(self, logits: nn.Module) -> None:
+    def __init__(self, logits: nn.Module, *, cached: bool = True) -> None:
         super().__init__()
-        self.logits = logits
+        self.logits, self.cached = logits, cached
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, D) -> (B, K); rows sum to 1."""
-        return torch.softmax(self.logits(x.half().float()), dim=1)
+        """x: (B, D), or (B, 3, H, W) -> (B, K); rows sum to 1."""
+        return torch.softmax(self.logits(x.half().float() if self.cached else x), dim=1)
 
 
 @runtime_checkable
@@ -114,15 +117,16 @@ class Classifier:
             yield from self._some(paths[start : start + TOGETHER])
 
     def program(self) -> bytes:
-        """The module as a torch.export archive: float32 (B, D) raw features in, (B, K) probabilities out, any B.
+        """The module as a torch.export archive: raw features (B, D) in, or images, (B, K) probabilities out, any B.
 
         All that the method is made of lies in its graph, class texts included, so no code of Quorate is needed to run
         it, and no method has to do anything for it. TorchScript could do that too; torch is giving it up.
         Raises ConfigError for a method of whose logits torch can make no graph.
         """
-        example, sizes = torch.zeros(2, self.features.backbone.dim), ({0: torch.export.Dim("images")},)
+        backbone, sizes = self.features.backbone, ({0: torch.export.Dim("images")},)
+        one = torch.zeros(backbone.dim) if self.module.cached else backbone.preprocess(Image.new("RGB", (64, 64)))
         try:
-            made = torch.export.export(self.module, (example,), dynamic_shapes=sizes)
+            made = torch.export.export(self.module, (torch.stack([one, one]),), dynamic_shapes=sizes)
             for node in made.graph.nodes:
                 node.meta.pop("stack_trace", None)  # paths of this machine
             archive = io.BytesIO()
@@ -135,7 +139,7 @@ class Classifier:
     def _some(self, paths: Sequence[Path]) -> Iterator[torch.Tensor | Unreadable]:
         # One bad file among many is found by halving: what is well is encoded together all the same.
         try:
-            features = self.features.images(paths).features
+            seen = self._seen(paths)
         except DataError as e:
             if len(paths) == 1:
                 yield Unreadable(str(e))
@@ -145,8 +149,14 @@ class Classifier:
             yield from self._some(paths[half:])
             return
         with one_thread(), torch.no_grad():
-            found = self.module(features)
+            found = [row for x in passes(seen) for row in self.module(x)]
         yield from found
+
+    def _seen(self, paths: Sequence[Path]) -> torch.Tensor:
+        """What the module takes of these files. Raises DataError."""
+        if self.module.cached:
+            return self.features.images(paths).features
+        return Pictures(tuple(paths), self.features.backbone)[torch.arange(len(paths))]
 
 
 def classifier(adapter: Adapter, cache: Path, allowed: Collection[str] | None = ()) -> Classifier:
@@ -177,7 +187,8 @@ def attached(adapter: Adapter, features: Features, allowed: Collection[str] | No
     except Exception as e:  # of any method, torch included: whatever it raises means that these are not its tensors
         why = " ".join(str(e).split())[:200]
         raise ConfigError(f"the tensors of the adapter do not fit method {facts.method.name}: {why}") from e
-    return Classifier(facts, features, Probabilities(settled).eval().requires_grad_(False))
+    probabilities = Probabilities(settled, cached=method.traits.cached).eval().requires_grad_(False)
+    return Classifier(facts, features, probabilities)
 
 
 def _loaded(package: str, choice: Choice, allowed: Collection[str] | None) -> Any:

@@ -16,7 +16,7 @@ from schemas.errors import BlobCorrupt, BlobMissing, CodecError, ConfigError, Da
 from schemas.messages import ClientResult, ClientSlot, Task
 from workers.data.owners import Owner
 from workers.failure import code_of, told, without_urls
-from workers.method import Client, Method, Update
+from workers.method import Client, Examples, Method, Update
 from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
 from workers.place import Place, part, together
 from workers.plugins import load
@@ -88,7 +88,7 @@ class Job:
 
     def _ready(self, slot: ClientSlot) -> "_Ready":
         """What a client trains on. Raises DataError."""
-        seen = [(o.parts, *self.place.examples(self.setting, o)) for o in self._whose(slot)]
+        seen = [(o.parts, *self._examples(o)) for o in self._whose(slot)]
         private, lost = self._private_of(slot)
         client = Client(
             name=slot.client,
@@ -101,6 +101,12 @@ class Job:
             group=self.task.group,
         )
         return _Ready(slot, client, private, lost, sum(encodes for *_, encodes in seen))
+
+    def _examples(self, owner: Owner) -> tuple[Examples, int]:
+        """What the method learns from of an owner's images, and how many were encoded for it now."""
+        if self.method.traits.cached:
+            return self.place.examples(self.setting, owner)
+        return self.place.pictures(self.setting, owner), 0
 
     def _whose(self, slot: ClientSlot) -> list[Owner]:
         """Whose images a client trains on: its own, but for a method that pools."""
@@ -138,13 +144,15 @@ class Job:
 
     def _evaluate(self, slot: ClientSlot) -> ClientResult:
         owner = self.place.owners(self.setting.experiment).find(slot.client)
-        examples, encodes = self.place.examples(self.setting, owner)
+        examples, encodes = self._examples(owner)
         test = part(examples, owner.parts.test)
         private, lost = self._private_of(slot)
         personal = self.method.personal(self.setting, self.task.group, self.incoming, without_residual(private))
         metrics = {"accuracy": accuracy(personal, test), "examples": float(len(test))}
         if self.task.base == 0:
-            metrics["zero_shot"] = accuracy(Cosine(self.setting.texts, self.setting.scale), test)
+            features, encodes = self.place.examples(self.setting, owner)
+            frozen = Cosine(self.setting.texts, self.setting.scale)
+            metrics["zero_shot"] = accuracy(frozen, part(features, owner.parts.test))
         return ClientResult(client=slot.client, metrics=_finite(metrics) | lost, encodes=encodes)
 
     def _private_of(self, slot: ClientSlot) -> tuple[Tensors, dict[str, float]]:

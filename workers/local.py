@@ -52,7 +52,7 @@ class LocalMethod(Method):
 
     def train_many(self, clients: Sequence[Client]) -> Iterator[Update | Exception]:
         """The same for each, as many together as there is room for. Clients of one task: of one base and group."""
-        if type(self).train is not LocalMethod.train or len(clients) < 2:
+        if type(self).train is not LocalMethod.train or len(clients) < 2 or not self.traits.cached:
             yield from super().train_many(clients)
             return
         first = clients[0]

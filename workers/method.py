@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Traits:
-    """What may be done with a method's updates; `orchestrator.plan.compatible` refuses the rest.
+    """What may be done with a method's updates; `orchestrator.compatibility` refuses the rest.
 
     sums: updates may be added. lossy: they may be compressed, clipped, noised. discounted: they may be weighted by
     staleness. trains: false for a method that only evaluates (the run then stays at version 0). pools: a client
     trains on the images of all clients, which only a simulation can give it. needs_public: it wants images that are
-    nobody's. aggregates: false for a method that adds up by itself, so that no aggregator, `apply` or `server_lr`
-    has a say. sees_each: the server half looks at single updates, so that what becomes of their sum is not what
-    becomes of them.
+    nobody's. cached: false if clients train on images themselves, inside the image tower. aggregates: false for a
+    method that adds up by itself, so that no aggregator, `apply` or `server_lr` has a say. sees_each: the server
+    half looks at single updates, so that what becomes of their sum is not what becomes of them.
     """
 
     sums: bool = True
@@ -38,13 +38,18 @@ class Traits:
     trains: bool = True
     pools: bool = False
     needs_public: bool = False
+    cached: bool = True
     aggregates: bool = True
     sees_each: bool = False
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Frozen features of images: x float32 (N, D), raw and not normalised; y int64 (N,), indices into the classes."""
+    """Frozen features of images: x float32 (N, D), raw and not normalised; y int64 (N,), indices into the classes.
+
+    For a method that is not `cached`, x are the images themselves (workers.data.pictures): it has a length, and indexed
+    it is float32 (B, 3, H, W), preprocessed. Nothing else can be done with it.
+    """
 
     x: torch.Tensor
     y: torch.Tensor

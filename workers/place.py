@@ -7,7 +7,7 @@ and no methods. At a site the data are the site's own, whatever an experiment sa
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,7 @@ from schemas.complaints import complaint
 from schemas.errors import ConfigError, DataError
 from schemas.experiment import Experiment, SiteData
 from schemas.messages import BlobRef, Ref
+from workers.data import pictures
 from workers.data.features import Encoded, Features
 from workers.data.images import Indices
 from workers.data.owners import Owner, Owners, read_owners
@@ -126,6 +127,12 @@ class Place:
             kept[setting.fingerprint], encodes = encoded.features, encoded.encodes
         return Examples(kept[setting.fingerprint], _labels(owner, setting)), encodes
 
+    def pictures(self, setting: Setting, owner: Owner) -> Examples:
+        """All images of an owner as they are, for a method that is not cached. Raises DataError."""
+        backbone = self.features(setting.experiment.model.backbone).backbone
+        found = pictures.Pictures(tuple(owner.images.paths), backbone)
+        return Examples(cast(torch.Tensor, found), _labels(owner, setting))
+
     def public(self, setting: Setting) -> tuple[torch.Tensor, int]:
         """Features of the images that are nobody's, float32 (N, D), and how many were encoded now. Labels are not read.
 
@@ -152,7 +159,7 @@ class Place:
 def part(examples: Examples, indices: Indices) -> Examples:
     """These examples only."""
     chosen = torch.from_numpy(indices)
-    return Examples(examples.x[chosen], examples.y[chosen])
+    return Examples(pictures.part(examples.x, chosen), examples.y[chosen])
 
 
 @one_thread()
@@ -160,7 +167,7 @@ def together(parts: Sequence[Examples]) -> Examples:
     """The examples of one or more parts, in this order."""
     if len(parts) == 1:
         return parts[0]
-    return Examples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
+    return Examples(pictures.together([p.x for p in parts]), torch.cat([p.y for p in parts]))
 
 
 def _labels(owner: Owner, setting: Setting) -> torch.Tensor:

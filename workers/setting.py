@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from schemas import experiment
 from schemas.errors import ConfigError
@@ -25,12 +26,21 @@ class TextTower(Protocol):
         """Features of N texts whose first M tokens are these embeddings: float32 (N, D), CPU, raw, with gradients."""
 
 
+@runtime_checkable
+class ImageTower(Protocol):
+    """What of a backbone can be trained inside. Not every backbone has it."""
+
+    def image_tower(self) -> nn.Module:
+        """float32 (B, 3, H, W) -> (B, D), raw, in evaluation mode, on the backbone's device. To be left alone."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What methods build upon.
 
     classes: K names, in the order of the logits. texts: float32 (K, D), unit rows. scale: exp(logit_scale).
     dim: D, the length of a feature. fingerprint: of the backbone. tower: for what learns on the side of the texts.
+    vision: for what learns inside the image tower.
     """
 
     experiment: experiment.Experiment
@@ -40,6 +50,7 @@ class Setting:
     dim: int
     fingerprint: str
     tower: TextTower | None = None
+    vision: ImageTower | None = None
 
 
 def agree(agreed: experiment.Setting, features: Features) -> Setting:
@@ -64,4 +75,5 @@ def agree(agreed: experiment.Setting, features: Features) -> Setting:
         dim=features.backbone.dim,
         fingerprint=here,
         tower=features.backbone if isinstance(features.backbone, TextTower) else None,
+        vision=features.backbone if isinstance(features.backbone, ImageTower) else None,
     )

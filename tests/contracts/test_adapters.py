@@ -8,9 +8,9 @@ import torch
 from schemas.base import Choice
 from schemas.errors import PluginError
 from schemas.messages import ALL
-from tests.toys import client, examples, experiment, setting
+from tests.toys import client, examples, experiment, pictured, setting
 from workers.adapters.residual import Bottleneck
-from workers.method import Method
+from workers.method import Examples, Method
 from workers.plugins import load, names
 from workers.readout import Cosine
 from workers.setting import Setting
@@ -35,8 +35,14 @@ def _built(name: str, of: Setting, seed: int = 0) -> torch.nn.Module:
     return module
 
 
+def _given(name: str, of: Setting, count: int, seed: int) -> Examples:
+    """What an adapter of this name takes: features, or images."""
+    data = examples(of, count, seed)
+    return data if getattr(load(PACKAGE, Choice(name=name)), "cached", True) else pictured(data)
+
+
 def test_features_become_one_logit_per_class(name: str, of: Setting) -> None:
-    logits = _built(name, of)(examples(of, 5, 0).x)
+    logits = _built(name, of)(_given(name, of, 5, 0).x)
     assert logits.shape == (5, len(of.classes)) and logits.dtype == torch.float32
 
 
@@ -48,8 +54,8 @@ def test_the_generator_alone_decides_how_it_starts(name: str, of: Setting) -> No
 
 
 def test_untrained_it_answers_almost_like_zero_shot(name: str, of: Setting) -> None:
-    data = examples(of, 400, 1)
-    assert accuracy(_built(name, of), data) == pytest.approx(accuracy(Cosine(of.texts, of.scale), data), abs=0.05)
+    plain = accuracy(Cosine(of.texts, of.scale), examples(of, 400, 1))
+    assert accuracy(_built(name, of), _given(name, of, 400, 1)) == pytest.approx(plain, abs=0.05)
 
 
 def test_what_travels_is_trainable_float32_and_never_the_class_texts(name: str, of: Setting) -> None:
@@ -63,8 +69,9 @@ def test_a_round_over_it_lowers_the_loss(method_name: str, name: str, of: Settin
     params = {"adapter": name, "epochs": 5, "lr": 0.01}
     method: Method = load("workers.methods", Choice(name=method_name, params=params))
     incoming = method.init(of).tensors[ALL]
-    update = method.train(client(of, "a", incoming))
-    after = method.train(client(of, "a", {k: t + update.tensors[k] for k, t in incoming.items()}))
+    cached = method.traits.cached
+    update = method.train(client(of, "a", incoming, cached=cached))
+    after = method.train(client(of, "a", {k: t + update.tensors[k] for k, t in incoming.items()}, cached=cached))
     assert after.metrics["loss"] < update.metrics["loss"]
     assert {k: t.shape for k, t in update.tensors.items()} == {k: t.shape for k, t in incoming.items()}
 

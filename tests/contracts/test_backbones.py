@@ -17,7 +17,7 @@ from schemas.base import Choice
 from schemas.errors import ConfigError, PluginError
 from workers import device
 from workers.data.pixels import SLIMMEST
-from workers.models import _clip, _steered
+from workers.models import _clip, _passes, _steered
 from workers.plugins import load, names
 
 MINI = """{"embed_dim": 8,
@@ -104,9 +104,9 @@ def test_features_can_be_trained_on(backbone: Any) -> None:
 
 
 def test_image_has_the_same_bits_in_any_company(backbone: Any) -> None:
-    batch = images(backbone, 2 * _clip.BATCH + 7)
+    batch = images(backbone, 2 * _passes.BATCH + 7)
     whole = backbone.encode_images(batch)
-    for k in (0, 1, _clip.BATCH - 1, _clip.BATCH, len(batch) - 1):
+    for k in (0, 1, _passes.BATCH - 1, _passes.BATCH, len(batch) - 1):
         assert torch.equal(backbone.encode_images(batch[k : k + 1])[0], whole[k])
     for seed in range(4):
         order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(seed))[: 40 + seed]
@@ -114,7 +114,7 @@ def test_image_has_the_same_bits_in_any_company(backbone: Any) -> None:
 
 
 def test_image_has_the_same_bits_with_any_number_of_threads(backbone: Any, threads: None) -> None:
-    batch = images(backbone, 3 * _clip.BATCH)
+    batch = images(backbone, 3 * _passes.BATCH)
     seen = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
@@ -508,7 +508,7 @@ def test_products_are_exact_while_encoding_and_the_setting_comes_back() -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        _clip.encode(tower, torch.zeros(3, 4), torch.device("cpu"), 2)
+        _passes.encode(tower, torch.zeros(3, 4), torch.device("cpu"), 2)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision(before)

@@ -36,10 +36,12 @@ def test_the_program_gives_the_probabilities_of_the_model_and_holds_no_path(meth
     archive = attached(Adapter(facts, tensors), features).program()
     program, judged = torch.export.load(io.BytesIO(archive)).module(), plugin.personal(of, ALL, tensors, {})
     for count in (1, 2, 7):
-        x = 3 * torch.randn(count, of.dim, generator=noise)
+        cached = plugin.traits.cached
+        x = 3 * torch.randn(count, *((of.dim,) if cached else (3, 32, 32)), generator=noise)
         with torch.no_grad():
-            rounded = x.half().float()  # as the features of a run are
+            rounded = x.half().float() if cached else x  # as the features of a run are
             assert torch.allclose(program(x), torch.softmax(judged(rounded), dim=1), atol=1e-5)
         assert torch.allclose(program(x).sum(dim=1), torch.ones(count), atol=1e-5)
     assert str(Path(__file__).parents[2]).encode() not in archive
-    assert len(archive) < 1_000_000  # the adapter and class texts; the towers are not in it
+    if plugin.traits.cached:
+        assert len(archive) < 1_000_000  # the adapter and class texts; the towers are not in it

@@ -41,9 +41,14 @@ def in_pairs(images: Path) -> Data:
     return Data(params={"root": str(images)}, hold_out=("striped",), partition=partition)
 
 
-@pytest.mark.parametrize("method", ["fedclip", "fedavg", "zero_shot"])
-def test_it_is_as_accurate_on_each_owners_images_as_the_report_says(images: Path, tmp_path: Path, method: str) -> None:
-    asked = experiment(images, rounds=ROUNDS, method={"name": method}, codec={"name": "fp16"})
+LORA = {"name": "fedavg", "params": {"adapter": "lora", "lr": 0.01}}
+
+
+@pytest.mark.parametrize("method", [{"name": "fedclip"}, {"name": "fedavg"}, {"name": "zero_shot"}, LORA], ids=str)
+def test_it_is_as_accurate_on_each_owners_images_as_the_report_says(
+    images: Path, tmp_path: Path, method: dict[str, object]
+) -> None:
+    asked = experiment(images, rounds=ROUNDS, method=method, codec={"name": "fp16"})
     outcome = here.run(asked, tmp_path)
     folder = results.keep(outcome, asked, tmp_path / "runs")
     made = classifier(read_adapter(folder / "adapter.safetensors"), tmp_path / "other cache", TOY)

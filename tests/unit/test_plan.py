@@ -9,7 +9,8 @@ import yaml
 from torch import nn
 
 from infra.documents import LARGEST
-from orchestrator.plan import Plan, compatible, plan, read_experiment
+from orchestrator.compatibility import compatible
+from orchestrator.plan import Plan, plan, read_experiment
 from schemas.base import Choice, Frozen
 from schemas.complaints import parse
 from schemas.errors import ConfigError, PluginError

@@ -3,6 +3,7 @@
 Knows the family of adapters, and no adapter by name but the default.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -18,10 +19,13 @@ from workers.training import Recipe
 
 
 class Adapter(Protocol):
-    """A family of trainable models on frozen features (workers/adapters)."""
+    """A family of trainable models (workers/adapters). One with `cached = False` is on images and not on features."""
 
     def build(self, setting: Setting, generator: torch.Generator) -> nn.Module:
-        """The model: raw features float32 (B, D) -> logits (B, K). Initial values come from the generator."""
+        """The model: raw features float32 (B, D), or preprocessed images (B, 3, H, W), -> logits (B, K).
+
+        Initial values come from the generator.
+        """
 
 
 def _by_name(value: Any) -> Any:
@@ -53,6 +57,8 @@ class LocalTraining(LocalMethod):
         super().__init__(params)
         self.recipe = params
         self.adapter: Adapter = load("workers.adapters", params.adapter)
+        if not getattr(self.adapter, "cached", True):
+            self.traits = replace(self.traits, cached=False)
 
     def build(self, setting: Setting, group: str, generator: torch.Generator) -> nn.Module:
         """The adapter."""

@@ -8,13 +8,10 @@ import hashlib
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -26,9 +23,7 @@ from schemas.base import canonical
 from schemas.errors import ConfigError
 from workers import device as devices
 from workers.models import _steered
-
-BATCH = 32
-"""Images, or texts, a pass. Fixed, the last one padded: kernels are chosen by shape, and others round otherwise."""
+from workers.models._passes import alone, encode
 
 LARGEST = 16 * 2**30
 """Most bytes of a weights file."""
@@ -37,12 +32,6 @@ HINT = "give a local file or folder: model.backbone.params.weights"
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-AT_ONCE = {"cuda": 2, "mps": 1}
-"""Passes under way on a GPU: one computes, one is fetched. On the CPU as many as torch has threads."""
-
-_ENCODING = Lock()
-"""Held while the process's number of torch threads is changed."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +103,20 @@ class Clip(ABC):
             return torch.zeros(0, self.dim)
         return encode(self._model.encode_text, self._tokenizer(list(texts)), self._device, self.dim)
 
+    def image_tower(self) -> nn.Module:
+        """The image tower, to be trained inside: float32 (B, 3, H, W) -> (B, D), raw. Raises ConfigError."""
+        if self.checkpoint.precision != "fp32":
+            raise ConfigError("an image tower is trained in fp32 alone", hint="model.backbone.params.precision: fp32")
+        tower: nn.Module = self._model.visual
+        return tower
+
     def embed(self, text: str) -> torch.Tensor:
         """The token embeddings of a text, without its start and end: float32 (M, W) on CPU. Raises ConfigError."""
         return _steered.embeddings(self._model, self._tokenizer, text)
 
     def encode_steered(self, texts: Sequence[str], context: torch.Tensor) -> torch.Tensor:
         """`encode_texts` with `context` (M, W) for the embeddings of the first M tokens; gradients reach it."""
-        with _ENCODING, _one_thread_each():
+        with alone():
             return _steered.encode(self._model, self._tokenizer, texts, context)
 
     @cached_property
@@ -198,50 +194,6 @@ def build(checkpoint: Checkpoint, device: torch.device) -> nn.Module:
     except Exception as e:  # open_clip, pickle and torch raise a dozen kinds; every one means: not these weights
         raise ConfigError(f"weights {checkpoint.weights} do not fit {checkpoint.name}: {one_line(e)}", hint=HINT) from e
     return model.eval().requires_grad_(False)
-
-
-def encode(
-    tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor, device: torch.device, dim: int
-) -> torch.Tensor:
-    """The rows of `batch` (N, ...) through a tower, BATCH at a time: float32 (N, dim) on CPU.
-
-    Each pass runs on one thread, because the sharing of one pass among threads shows in its bits; the process's
-    torch threads take passes instead.
-    """
-
-    def run(rows: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return tower(_on(device, rows)).float().cpu()
-
-    passes = [_padded(rows) for rows in torch.split(batch, BATCH)] if len(batch) else []
-    with _ENCODING, _one_thread_each() as threads, ThreadPoolExecutor(AT_ONCE.get(device.type, threads)) as pool:
-        done = list(pool.map(run, passes))
-    return torch.cat(done)[: len(batch)] if done else torch.zeros(0, dim)
-
-
-def _on(device: torch.device, rows: torch.Tensor) -> torch.Tensor:
-    # From pinned memory a GPU fetches a batch while it computes on the one before.
-    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
-
-
-def _padded(rows: torch.Tensor) -> torch.Tensor:
-    missing = rows.new_zeros(BATCH - len(rows), *rows.shape[1:])
-    return torch.cat([rows, missing]) if len(missing) else rows
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[int]:
-    # New threads take over the process's setting, so it must be 1 before the pool starts.
-    # TF32 keeps ten bits of a product's factors: with it, machines would not agree on what a feature is.
-    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield threads
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.set_num_threads(threads)
 
 
 def one_line(error: Exception) -> str:
