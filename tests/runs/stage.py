@@ -17,12 +17,14 @@ QUORUM = {"versions": 2, "in_flight": 3, "quorum": 2, "floor": 1, "grace_s": 0, 
 
 
 class Stage:
-    """A run of three clients whose loops live as long as the test says."""
+    """A run of three clients whose loops live as long as the test says. right: those in a group of their own."""
 
-    def __init__(self, **rounds: Any) -> None:
+    def __init__(self, *, right: tuple[str, ...] = (), **rounds: Any) -> None:
         self.world = World(HandClock())
+        halves = {"name": "tests.runs.plugins:Halves", "params": {"right": right}}
+        method = halves if right else {"name": "fedavg"}
         self.made = Experiment.model_validate({
-            "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": {"name": "fedavg"}, 
+            "name": "r", "data": {"params": {"root": "/nowhere"}}, "method": method,
             "rounds": {**QUORUM, **rounds}, "evaluate": {"every": 0, "final": False}, "codec": {"name": "raw"},
         })  # fmt: skip
         self.commits = commit_zero(self.world, self.made, ["ann", "bob", "cem"], ignore)

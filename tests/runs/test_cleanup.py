@@ -120,6 +120,23 @@ def test_what_an_earlier_attempt_uploaded_goes_with_the_commit() -> None:
     assert [e.facts["reason"] for e in stage.told if e.event == "ignored"] == ["duplicate"]
 
 
+def test_an_update_of_a_second_attempt_stays_until_it_has_counted_though_another_group_commits_first() -> None:
+    stage = Stage(right=("cem",), versions=2, quorum=3, floor=3)
+    loop = stage.loop("one")
+    loop.step()
+    loop.step()  # each group in its turn
+    stage.world.says(stage.world.works(stage.task("ann"), "infra"))
+    loop.absorb()
+    assert stage.task("ann").attempt == 2
+    stage.works("ann")
+    _version(stage, loop, "cem")
+    assert _uploads(stage) == [f"{stage.task('ann').task_id}/2"], "accepted, for the round of the others that is open"
+    _version(stage, loop, "bob")
+    last = stage.commits.last()
+    assert last is not None and [a.client for a in last.counted] == ["ann", "bob"]
+    assert not _uploads(stage)
+
+
 def test_what_was_uploaded_for_a_task_that_nobody_waits_for_any_more_goes_when_it_is_too_old() -> None:
     stage = Stage(versions=5)
     loop = stage.loop("one")
