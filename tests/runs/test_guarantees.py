@@ -18,6 +18,7 @@ from schemas.experiment import Experiment
 from schemas.messages import Task
 from tests.checked import whole
 from tests.runs.here import ignore, run, runtime
+from tests.runs.stage import Stage
 from tests.runs.test_embedded import QUORUM, SLOW, SYNC, events, small
 from tests.toys import paint
 
@@ -45,6 +46,20 @@ class Rubbish:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint(tmp_path_factory.mktemp("images"))
+
+
+def test_a_task_that_fails_for_no_fault_of_its_own_is_sent_three_times_and_then_its_client_is_lost() -> None:
+    stage = Stage()
+    loop = stage.loop("one")
+    loop.step()
+    for attempt in (1, 2, 3):
+        assert stage.task("ann").attempt == attempt
+        stage.works("ann", "infra")
+        loop.absorb()
+    assert stage.task("ann").attempt == 3
+    (lost,) = [e for e in stage.told if e.event == "lost"]
+    assert (lost.client, str(lost.facts["reason"]).endswith("(3 attempts)")) == ("ann", True)
+    stage.ends(loop)
 
 
 @pytest.mark.parametrize("refill", ["at_close", "at_arrival"])
