@@ -7,6 +7,7 @@ that do nothing else is the bound.
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from statistics import median
 
 from benchmarks import job
@@ -20,7 +21,7 @@ from orchestrator.run import execute
 from schemas.base import Frozen
 from schemas.errors import RunFailed
 from schemas.log import Event
-from schemas.messages import ALL
+from schemas.messages import ALL, Grant
 
 REPETITIONS, WORKERS, THREADS = 4, 2, 4
 CLIENTS, QUORUM, IN_FLIGHT = 64, 8, 8
@@ -80,11 +81,16 @@ def pairs_per_s(blobs: BlobStore, folder: str, pairs: int = PAIRS) -> float:
     grants = [(blobs.grant(key, "PUT", TTL_S), blobs.grant(key, "GET", TTL_S)) for key in keys]
     with ThreadPoolExecutor(THREADS) as threads:
         began = time.perf_counter()
-        for _ in threads.map(lambda pair: (http.put(pair[0], data), http.get(pair[1], len(data))), grants):
-            pass
+        list(threads.map(partial(_there_and_back, data), grants))
         seconds = time.perf_counter() - began
         list(threads.map(blobs.delete, keys))
     return pairs / seconds
+
+
+def _there_and_back(data: bytes, grants: tuple[Grant, Grant]) -> None:
+    put, get = grants
+    http.put(put, data)
+    http.get(get, len(data))
 
 
 def _repetition(runtime: Runtime, name: str, versions: int, in_flight: int) -> Repetition:

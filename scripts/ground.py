@@ -3,9 +3,10 @@
 Knows how a run is begun, taken over and judged when it has ended; knows no fault.
 """
 
+import dataclasses
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -64,9 +65,9 @@ class Track:
     committed: int = 0
     judged: int = 0
     before: int = 0
-    alive: dict[str, list[Process]] = field(default_factory=lambda: defaultdict(list))
-    told: list[Process] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
+    alive: dict[str, list[Process]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+    told: list[Process] = dataclasses.field(default_factory=list)
+    violations: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def run(self) -> str:
