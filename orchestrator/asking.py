@@ -84,7 +84,8 @@ class Asking:
         now = self.book.rounds[group]
         more = () if group == ALL else (group,)
         random = Random(derive(self.plan.experiment.seed, now.base, "select", now.batches, *more))
-        return [c for c in dict.fromkeys(self.plan.selector.pick(free, budget, random)) if c in free][:budget]
+        there = set(free)
+        return [c for c in dict.fromkeys(self.plan.selector.pick(free, budget, random)) if c in there][:budget]
 
 
 def _fates(share: Share) -> str:

@@ -37,8 +37,8 @@ class LocalMethod(Method):
     """A method whose clients train a copy of the incoming model by plain local steps, and send what changed.
 
     It writes `local` instead of `train`. The clients of one task are then trained together (`workers.many`): the same
-    to about 1e-6, and several times as fast for small models. A method that writes a `train` all the same is asked
-    for one client after the other.
+    to about 1e-6, and several times as fast for small models. One client after the other are trained a method that
+    writes a `train` all the same, and a module whose `stackable` is false.
     """
 
     @abstractmethod
@@ -57,6 +57,9 @@ class LocalMethod(Method):
             return
         first = clients[0]
         fit = self.local(first.setting, first.group, first.incoming)
+        if not getattr(fit.module, "stackable", True):
+            yield from super().train_many(clients)
+            return
         each = max(1, ROOM // max(1, size(dict(fit.module.named_parameters()))))
         waiting = iter(clients)
         while some := list(islice(waiting, each)):

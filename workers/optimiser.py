@@ -5,9 +5,12 @@ that takes a millisecond. Same formulas, tested against it. Knows parameters and
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+
+BLOCK = 32_768
+"""Numbers moved at a time: the ten passes over them then find them in the processor's cache."""
 
 
 class Adam:
@@ -48,13 +51,21 @@ class Adam:
     def step(self) -> None:
         """Move every parameter that has a gradient."""
         self.steps += 1
-        one, two = (1 - beta**self.steps for beta in self.betas)
         for p, mean, square in zip(self.parameters, self._mean, self._square, strict=True):
-            if p.grad is None:
-                continue
-            gradient = p.grad.add(p, alpha=self.weight_decay) if self.coupled else p.grad
-            if not self.coupled:
-                p.mul_(1 - self.lr * self.weight_decay)
-            mean.mul_(self.betas[0]).add_(gradient, alpha=1 - self.betas[0])
-            square.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
-            p.addcdiv_(mean, (square.sqrt() / math.sqrt(two)).add_(self.eps), value=-self.lr / one)
+            if p.grad is not None:
+                for block in zip(*(_blocks(t) for t in (p, p.grad, mean, square)), strict=True):
+                    self._move(*block)
+
+    def _move(self, p: torch.Tensor, gradient: torch.Tensor, mean: torch.Tensor, square: torch.Tensor) -> None:
+        one, two = (1 - beta**self.steps for beta in self.betas)
+        if self.coupled:
+            gradient = gradient.add(p, alpha=self.weight_decay)
+        else:
+            p.mul_(1 - self.lr * self.weight_decay)
+        mean.mul_(self.betas[0]).add_(gradient, alpha=1 - self.betas[0])
+        square.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
+        p.addcdiv_(mean, (square.sqrt().div_(math.sqrt(two))).add_(self.eps), value=-self.lr / one)
+
+
+def _blocks(t: torch.Tensor) -> Sequence[torch.Tensor]:
+    return t.reshape(-1).split(BLOCK)

@@ -21,10 +21,10 @@ class ByDomain:
 
     def split(self, images: Images, generator: np.random.Generator) -> dict[str, Indices]:
         """Deal each domain's images out like cards, label by label. Raises DataError if a domain has too few."""
-        domains = np.array(images.domains)
+        domains, of = np.unique(np.array(images.domains), return_inverse=True)
+        owned = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
         shares: dict[str, Indices] = {}
-        for domain in sorted(set(images.domains)):
-            mine = np.flatnonzero(domains == domain)
+        for domain, mine in zip(domains.tolist(), owned, strict=True):
             if len(mine) < self.count:
                 raise DataError(f"domain {domain} has {len(mine)} images for {self.count} clients")
             shuffled = generator.permutation(mine)
