@@ -1,7 +1,8 @@
 """`python -m benchmarks [WHAT ...]`: measure all, or what is named, and write docs/benchmarks.md.
 
-WHAT: overhead, throughput, memory, recovery, embedded, encode, accuracy, first_run, race; `page` only writes the page
-(with what `make chaos` and `make soak` have kept by --record, too); `tuning` chooses a preset once more.
+WHAT: overhead, throughput, memory, recovery, embedded, many, crowd, encode, accuracy, first_run, race;
+`page` only writes the page (with what `make chaos` and `make soak` have kept by --record, too); `tuning` chooses a
+preset once more.
 """
 
 import sys
@@ -12,7 +13,20 @@ from pathlib import Path
 import click
 from pydantic import BaseModel
 
-from benchmarks import accuracy, embedded, encode, first_run, memory, overhead, page, race, recovery, throughput, tuning
+from benchmarks import (
+    accuracy,
+    embedded,
+    encode,
+    first_run,
+    many,
+    memory,
+    overhead,
+    page,
+    race,
+    recovery,
+    throughput,
+    tuning,
+)
 from benchmarks.machine import here
 from infra import logs, settings
 
@@ -38,6 +52,7 @@ def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
         "memory": memory.measure,
         "recovery": recovery.measure,
         "embedded": lambda: embedded.measure(cache),
+        "many": many.measure,
         "encode": encode.measure,
         "accuracy": lambda: accuracy.measure(page.RESULTS / "accuracy.json", cache, here()),
         "first_run": first_run.measure,

@@ -3,11 +3,12 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy, encode, load_page, process, race_page, recovery
+from benchmarks import accuracy, encode, load_page, many, process, race_page, recovery
 from benchmarks.accuracy import METHODS, NUMBERS, SEEDS, Scores
 from benchmarks.embedded import Embedded
 from benchmarks.encode import Encode
 from benchmarks.first_run import FirstRun
+from benchmarks.many import Many
 from benchmarks.markdown import place, table, verdict
 from benchmarks.memory import Memory
 from benchmarks.overhead import Overhead, Repetition
@@ -31,7 +32,7 @@ def write() -> None:
     """The page, from all results there are."""
     readers = {
         "overhead": (Overhead, _overhead), "throughput": (Throughput, load_page.throughput),
-        "embedded": (Embedded, _embedded), "encode": (Encode, encode.section),
+        "embedded": (Embedded, _embedded), "many": (Many, many.section), "encode": (Encode, encode.section),
         "memory": (Memory, load_page.memory), "race": (Race, race_page.section),
         "recovery": (Recovery, recovery.section),
         "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak), "accuracy": (Scores, _accuracy),

@@ -91,5 +91,5 @@ def _updates(fit: Fit, clients: list[Client]) -> list[Update]:
 @torch.no_grad()
 def _accuracies(module: nn.Module, parts: list[Examples]) -> list[float]:
     """`accuracy` on each part, from one pass."""
-    right = module(torch.cat([p.x for p in parts])).argmax(dim=1) == torch.cat([p.y for p in parts])
-    return [float(own.float().mean()) for own in right.split([len(p) for p in parts])]
+    right = (module(torch.cat([p.x for p in parts])).argmax(dim=1) == torch.cat([p.y for p in parts])).float()
+    return [float(own.mean()) for own in right.split([len(p) for p in parts])]

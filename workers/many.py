@@ -6,12 +6,13 @@ Knows no method.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
+from torch.nn import functional
 
 from workers.method import Examples
 from workers.tensors import Tensors
@@ -40,11 +41,11 @@ def fit_many(
     cost, count = Cost(module, recipe, penalty), len(parts)
     plans = [_Plan.of(len(part), recipe, generator) for part, generator in zip(parts, generators, strict=True)]
     order = sorted(range(count), key=lambda i: -len(plans[i].steps))  # who still trains is then at the front
-    data = _Data.of([parts[i] for i in order], [plans[i] for i in order])
+    steps = _steps([parts[i] for i in order], [plans[i] for i in order])
     start = {name: p.detach() for name, p in cost.named_parameters() if p.requires_grad}
     stacked = {name: p.expand(count, *p.shape).clone().requires_grad_() for name, p in start.items()}
     with one_thread():
-        losses = _train(cost, stacked, data, recipe)
+        losses = _train(cost, stacked, steps, recipe)
         changed = {name: p.detach() - start[name] for name, p in stacked.items()}
     names, found = _names(cost), dict[int, Fitted]()
     for row, i in enumerate(order):
@@ -66,51 +67,37 @@ class _Plan:
         return cls([chosen for epoch in epochs for chosen in epoch], len(epochs[-1]))
 
 
-@dataclass(frozen=True)
-class _Data:
-    """All examples in a row, and which of them each client takes in each step.
-
-    x, y: as Examples. rows: per step int64 (C, B) for the C clients that still train, filled up with one's own first
-    example. filled: bool (C, B), where that was done.
-    """
-
-    x: torch.Tensor
-    y: torch.Tensor
-    rows: list[torch.Tensor]
-    filled: list[torch.Tensor]
-
-    @classmethod
-    def of(cls, parts: Sequence[Examples], plans: Sequence[_Plan]) -> "_Data":
-        """From the clients, those with most steps first."""
-        begins = [0]
-        for part in parts:
-            begins.append(begins[-1] + len(part))
-        rows, filled = [], []
-        for step in range(max((len(plan.steps) for plan in plans), default=0)):
-            chosen = [p.steps[step] + begin for p, begin in zip(plans, begins, strict=False) if len(p.steps) > step]
-            row = nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-1)
-            filled.append(row < 0)
-            rows.append(torch.where(row < 0, row[:, :1], row))
-        return cls(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]), rows, filled)
-
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """x float32 (C, B, D), y int64 (C, B)."""
-        rows = self.rows[step]
-        return self.x[rows], self.y[rows].masked_fill(self.filled[step], PADDING)
+def _steps(parts: Sequence[Examples], plans: Sequence[_Plan]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Of each step, x float32 (C, B, D) and y int64 (C, B) of the C clients that take it: the first of those given."""
+    for step in range(max((len(plan.steps) for plan in plans), default=0)):
+        chosen = [(part, plan.steps[step]) for part, plan in zip(parts, plans, strict=True) if len(plan.steps) > step]
+        width = max(len(rows) for _, rows in chosen)
+        filled = [_filled(part, rows, width - len(rows)) for part, rows in chosen]
+        yield torch.stack([x for x, _ in filled]), torch.stack([y for _, y in filled])
 
 
-def _train(cost: nn.Module, stacked: Tensors, data: _Data, recipe: Recipe) -> list[list[float]]:
+def _filled(part: Examples, rows: torch.Tensor, missing: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch, filled up with its first example: zeros might be what a model cannot take."""
+    x, y = part.x[rows], part.y[rows]
+    if not missing:
+        return x, y
+    return torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), functional.pad(y, (0, missing), value=PADDING)
+
+
+def _train(
+    cost: nn.Module, stacked: Tensors, steps: Iterable[tuple[torch.Tensor, torch.Tensor]], recipe: Recipe
+) -> list[list[float]]:
     """Train the stacked parameters in place; per step, the losses of the clients that take it."""
     optimiser, active = recipe.optimise(stacked.values()), stacked
     costs = vmap(lambda parameters, x, y: functional_call(cost, parameters, (x, y)))
     losses: list[list[float]] = []
     cost.train()
-    for step, rows in enumerate(data.rows):
-        if any(len(p) > len(rows) for p in active.values()):  # the others have had all their batches
-            active = {name: p.detach()[: len(rows)].requires_grad_() for name, p in stacked.items()}
+    for x, y in steps:
+        if any(len(p) > len(y) for p in active.values()):  # the others have had all their batches
+            active = {name: p.detach()[: len(y)].requires_grad_() for name, p in stacked.items()}
             optimiser.narrow(active.values())
         optimiser.zero_grad()
-        found = costs(active, *data.batch(step))
+        found = costs(active, x, y)
         found.sum().backward()  # no client's loss depends on another one's parameters
         optimiser.step()
         losses.append(found.tolist())

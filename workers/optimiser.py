@@ -68,4 +68,4 @@ class Adam:
 
 
 def _blocks(t: torch.Tensor) -> Sequence[torch.Tensor]:
-    return t.reshape(-1).split(BLOCK)
+    return torch.split(t.reshape(-1), BLOCK)

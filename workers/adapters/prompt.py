@@ -16,8 +16,8 @@ class Prompted(nn.Module):
     """logits = scale * cos(feature, text feature of the class behind the learnt context).
 
     context: float32 (M, W), the vectors in the place of the words; all classes share them. encode: context -> raw text
-    features (K, D). It is a function and no module, so that who copies this model does not copy CLIP. Not stackable: what
-    the tower keeps for the gradients of one client, as often as there are clients, would not fit into memory.
+    features (K, D). It is a function and no module, so that who copies this model does not copy CLIP. Not stackable:
+    what the tower keeps for the gradients of one client, as often as there are clients, would not fit into memory.
     """
 
     stackable = False
