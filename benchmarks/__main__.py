@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from benchmarks import (
     accuracy,
+    crowd,
     embedded,
     encode,
     first_run,
@@ -53,6 +54,7 @@ def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
         "recovery": recovery.measure,
         "embedded": lambda: embedded.measure(cache),
         "many": many.measure,
+        "crowd": crowd.measure,
         "encode": encode.measure,
         "accuracy": lambda: accuracy.measure(page.RESULTS / "accuracy.json", cache, here()),
         "first_run": first_run.measure,

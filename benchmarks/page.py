@@ -3,8 +3,9 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy, encode, load_page, many, process, race_page, recovery
+from benchmarks import accuracy, crowd, encode, load_page, many, process, race_page, recovery
 from benchmarks.accuracy import METHODS, NUMBERS, SEEDS, Scores
+from benchmarks.crowd import Crowded
 from benchmarks.embedded import Embedded
 from benchmarks.encode import Encode
 from benchmarks.first_run import FirstRun
@@ -32,7 +33,8 @@ def write() -> None:
     """The page, from all results there are."""
     readers = {
         "overhead": (Overhead, _overhead), "throughput": (Throughput, load_page.throughput),
-        "embedded": (Embedded, _embedded), "many": (Many, many.section), "encode": (Encode, encode.section),
+        "embedded": (Embedded, _embedded), "many": (Many, many.section),
+        "crowd": (Crowded, crowd.section), "encode": (Encode, encode.section),
         "memory": (Memory, load_page.memory), "race": (Race, race_page.section),
         "recovery": (Recovery, recovery.section),
         "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak), "accuracy": (Scores, _accuracy),
