@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,7 +54,7 @@ PARTS = {
     "fold, merge": ((Lineage, "merge"),),
     "commit": ((Loop, "commit"),),
 }
-"""What is timed: each part without what stands above it in the list and happens within it."""
+"""What is timed: of each part the seconds that are of none of the others."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -158,7 +160,7 @@ def experiment(together: int, versions: int, *, clients: int = CLIENTS, asked: i
 
 def walk(asked: Experiment, cache: Path) -> Walk:
     """Run it in this process."""
-    spent, versions, marks = _timed(), list[Version](), list[tuple[float, dict[str, float]]]()
+    versions, marks = list[Version](), list[tuple[float, dict[str, float]]]()
     resident, peak, began = list[float](), list[float](), time.perf_counter()
 
     def watch(event: Event) -> None:
@@ -170,7 +172,7 @@ def walk(asked: Experiment, cache: Path) -> Walk:
             resident.append(_memory("VmRSS"))
             peak.append(_memory("VmHWM"))
 
-    with tempfile.TemporaryDirectory(prefix="quorate-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="quorate-bench-") as folder, timing() as spent:
         runtime = process.runtime(Path(folder), cache)
         outcome = execute(plan(asked), runtime, asked.name, watch)
         broken = audit(Commits(asked.name, runtime.blobs)).violations
@@ -189,31 +191,37 @@ def _between(before: tuple[float, dict[str, float]], now: tuple[float, dict[str,
     return Version(whole=round(whole, 4), parts={**parts, "other": round(whole - sum(parts.values()), 4)})
 
 
-def _timed() -> dict[str, float]:
-    """Seconds spent in each part so far, from now on. A part that happens within another counts there no more."""
-    spent, inside = defaultdict[str, float](float), list[float]()
-
-    def wrap(owner: Any, name: str, part: str) -> None:
-        inner = getattr(owner, name)
-
-        @functools.wraps(inner)
-        def timed(*given: Any, **named: Any) -> Any:
-            began = time.perf_counter()
-            inside.append(0.0)
-            try:
-                return inner(*given, **named)
-            finally:
-                took = time.perf_counter() - began
-                spent[part] += took - inside.pop()
-                if inside:
-                    inside[-1] += took
-
-        setattr(owner, name, timed)
-
+@contextmanager
+def timing() -> Iterator[dict[str, float]]:
+    """Seconds spent in each part so far, while the block runs. What happens in a part within another counts once."""
+    spent, inside, before = defaultdict[str, float](float), list[float](), list[tuple[Any, str, Any]]()
     for part, places in PARTS.items():
         for owner, name in places:
-            wrap(owner, name, part)
-    return spent
+            before.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, _timed(getattr(owner, name), part, spent, inside))
+    try:
+        yield spent
+    finally:
+        for owner, name, call in before:
+            setattr(owner, name, call)
+
+
+def _timed(call: Callable[..., Any], part: str, spent: dict[str, float], inside: list[float]) -> Callable[..., Any]:
+    """inside: of each timed call that is going on, the seconds of those within it."""
+
+    @functools.wraps(call)
+    def timed(*given: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        inside.append(0.0)
+        try:
+            return call(*given, **named)
+        finally:
+            took = time.perf_counter() - began
+            spent[part] += took - inside.pop()
+            if inside:
+                inside[-1] += took
+
+    return timed
 
 
 def _memory(name: str) -> float:

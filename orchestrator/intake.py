@@ -93,7 +93,7 @@ class Intake:
             if result is None:
                 self._lose(book, task, client, held.due, "no result in the manifest")
             elif task.kind == "train" and result.failed and client in task.clients:
-                self._discard(task, result)
+                self.abandon(task.model_copy(update={"clients": (client,)}))
                 self._lose(book, task, client, held.due, result.failed)
             elif task.kind == "train":
                 self._weigh_up(book, task, result, held.due, models.get(task.group, {}))

@@ -33,7 +33,7 @@ from workers.tensors import unpack
 OUTCOMES = (
     "well", "not finite", "shapes", "names", "garbage", "too large", "wrong hash", "absent", "not granted", "no update",
     "weightless", "private elsewhere", "unreadable", "unknown task", "other run", "no result", "two results",
-    "other client", "client", "infra", "grant",
+    "other client", "one fails", "client", "infra", "grant",
 )  # fmt: skip
 MOSTLY_WELL = st.sampled_from(["well", "well", "well", "ill"])
 """`ill` is one of the other outcomes, each in its turn: hypothesis by itself draws some of them hardly ever."""
@@ -69,6 +69,7 @@ def rounds(draw: st.DrawFn) -> dict[str, Any]:
         "apply": draw(st.sampled_from(["delta", "mix"])),
         "server_lr": draw(st.sampled_from([1.0, 0.6])),
         "retries": draw(st.integers(0, 3)),
+        "clients_per_task": draw(st.sampled_from([1, 1, 2, 3])),
     }  # fmt: skip
 
 
@@ -121,6 +122,7 @@ class Engine(RuleBasedStateMachine):
         self.world = World(VirtualClock() if virtual else HandClock())
         self.ended = False
         self.owner = 0
+        rounds = rounds if simulate is None else {**rounds, "clients_per_task": 1}  # else they are refused together
         self.version = 0
         self.torn = -1
         self.experiment = Experiment.model_validate({

@@ -299,6 +299,7 @@ class World:
             "no result": {"results": ()},
             "two results": {"results": results * 2},
             "other client": {"results": results + strangers},
+            "one fails": {"results": (_failed(results[0]), *results[1:])},
         }
         manifest = manifest.model_copy(update=changes.get(how, {}))
         return manifest.model_dump_json()[:-5] if how == "unreadable" else manifest
@@ -352,6 +353,10 @@ class World:
             case "too large":
                 return bytes(200_000)
         return write_update(tensors, Label(client, 3.0 + len(client) + task.base, {"loss": 1.0}, private, 0))
+
+
+def _failed(result: ClientResult) -> ClientResult:
+    return ClientResult(client=result.client, failed="bad luck")
 
 
 MODEL = pack({"w": torch.zeros(2)})

@@ -2,11 +2,12 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import accuracy, embedded, encode, job, memory, overhead, page, process, throughput
+from benchmarks import accuracy, crowd, embedded, encode, job, many, memory, overhead, page, process, throughput
 from benchmarks.__main__ import main
 from benchmarks.accuracy import Score, Scores
 from benchmarks.machine import here
@@ -119,6 +120,46 @@ def test_encoding_is_timed_inside_the_backbone_and_as_a_whole(tmp_path: Path) ->
     found = encode.measured(here(), ToyBackbone(ToyBackbone.Params()), paths, tmp_path / "cache")
     assert found.images == 5
     assert 0 < found.busy_s < found.seconds and found.decode_s > 0
+
+
+def test_a_part_within_another_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(crowd.time, "perf_counter", lambda: float(next(clock)))
+    inner, outer = SimpleNamespace(go=lambda: next(clock)), SimpleNamespace()
+    outer.go = lambda: (inner.go(), inner.go(), next(clock))
+    monkeypatch.setattr(crowd, "PARTS", {"in": ((inner, "go"),), "out": ((outer, "go"),)})
+    before = inner.go
+    with crowd.timing() as spent:
+        outer.go()
+    assert spent == {"in": 4.0, "out": 4.0}  # begun at 0, ended at 8; within it 1 to 3, and 4 to 6
+    assert inner.go is before
+
+
+def test_a_crowd_is_walked_with_one_client_in_a_task_and_with_many(tmp_path: Path) -> None:
+    few = {"owners": 12, "per_class": 3}
+    asked = [crowd.experiment(n, 2, clients=12, asked=6) for n in (1, 4)]
+    small = [a.model_copy(update={"data": a.data.model_copy(update={"params": few})}) for a in asked if a.data]
+    alone, shared = (crowd.walk(a, tmp_path) for a in small)
+    assert (alone.clients_per_task, shared.clients_per_task) == (1, 4)
+    for walk in (alone, shared):
+        for version in walk.versions:
+            assert version.whole == pytest.approx(sum(version.parts.values()), abs=1e-3)
+            assert min(version.parts.values()) >= 0 and version.parts["training"] > 0
+    assert shared.accuracy == pytest.approx(alone.accuracy, abs=0.1)
+    told = crowd.section(crowd.Crowded(where=here(), clients=12, asked=6, walks=(alone, shared)))
+    assert "| part | 1 per task | 4 per task |" in told
+
+
+def test_what_was_faster_together_is_told_with_its_goal() -> None:
+    case = many.Case(
+        adapter="linear", dim=512, epochs=1, alone_ms=((6.0, 6.0), (8.0, 9.0)), together_ms=((1.0, 2.0), (1.0, 3.0)),
+        apart=(1e-6, 1e-7), accuracy=(0.5, 0.5),
+    )  # fmt: skip
+    assert case.faster(0) == [6.0, 8.0] and case.faster(1) == [3.0, 3.0]
+    found = many.Many(where=here(), clients=64, images=32, cases=(case,))
+    assert "| 7.00 | 1.00 | 7.0 (6.0 to 8.0) | 3.0 | reached |" in many.section(found)
+    slower = case.model_copy(update={"together_ms": ((2.0, 2.0), (2.0, 3.0))})
+    assert "| missed |" in many.section(found.model_copy(update={"cases": (slower,)}))
 
 
 def test_the_share_of_the_backbone_is_told_with_its_goal() -> None:
