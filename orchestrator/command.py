@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ from infra.bus import LONGEST_S
 from infra.files import write_whole
 from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
-from orchestrator import preflight, results, tables, view
+from orchestrator import patience, preflight, results, tables, view
 from orchestrator import run as runs
 from orchestrator.interrupts import HeedingStream, Interrupts
 from orchestrator.plan import Plan, in_time, plan, read_experiment
@@ -68,7 +69,8 @@ def carry_out(
     """Run and keep; the report and where it lies, or None if it was interrupted, which is said then."""
     environment, interrupts = settings.read(), Interrupts()
     logs.setup("error")  # what a worker in this process warns of is in the journal
-    runtime = connect(environment, _here(environment, interrupts))
+    connected = partial(connect, environment, _here(environment, interrupts))
+    runtime = patience.awaited(connected, environment.patience_s) if path is None else connected()
     runtime = replace(runtime, stream=HeedingStream(runtime.stream, interrupts))
     experiment, name = _meant(runtime, path, resume or name, overrides)
     made = _planned(experiment, environment)

@@ -4,7 +4,10 @@ Knows which errors may pass and how long to wait for that. Knows nothing of what
 """
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
+import click
 import structlog
 
 from orchestrator.tenure import Tenure
@@ -18,6 +21,28 @@ QUIET_S = 30.0
 """A loop that went on for so long had its stores back: the next trouble is another one."""
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+def awaited(connect: Callable[[], T], limit_s: float) -> T:
+    """What a connection gives, as soon as the server answers: for a run that is known to have been there.
+
+    A new run does not wait: a server that is away cannot be told from a wrong address. Raises what `connect` raises,
+    a server's silence after `limit_s` seconds.
+    """
+    began, wait_s, told = time.monotonic(), FIRST_S, False
+    while True:
+        try:
+            return connect()
+        except PASSING as e:
+            if time.monotonic() - began >= limit_s:
+                raise
+            if not told:
+                click.echo(f"quorate: {e}; waiting for it, at most {limit_s:g} s", err=True)
+                told = True
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_S)
 
 
 class Patience:

@@ -28,8 +28,8 @@ ASYNCHRONOUS = {"in_flight": 3, "quorum": 2, "floor": 1, "grace_s": 0, "deadline
 MANY = {"retries": 1000}
 """As often as it takes: that updates were lost is no reason to give a run up here."""
 WORKERS = 3
-NOT_THERE = "not reachable"
-"""What an orchestrator says that finds no server as it starts. Whoever started it starts it again."""
+UNREACHED = "right?)"
+"""How the line ends of an orchestrator that finds no server as it starts. Whoever started it starts it again."""
 
 
 class Storage:
@@ -108,13 +108,18 @@ class Track:
         self.begin()
 
     def _ended(self, run: str, process: Process) -> None:
-        status = process.child.process.returncode
+        status, said = process.child.process.returncode, process.child.ended()
         if status == 0:
             if run == self.run:
                 self._judge()
                 self.begin()
-        elif process not in self.told and status != 3 and NOT_THERE not in process.child.ended():
+        elif process not in self.told and status != 3 and not self._may_not_begin(run, said):
             self.violations.append(f"{run}: {process.child.ended()}")
+
+    def _may_not_begin(self, run: str, said: str) -> bool:
+        """A new run whose store is away says so and ends: a wrong address looks the same. A known one would wait."""
+        begun = next(self.runtime.blobs.keys(keys.experiment(run)), None) is not None
+        return not begun and UNREACHED in said
 
     def _judge(self) -> None:
         """Whether the run that has ended is whole."""

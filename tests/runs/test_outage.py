@@ -13,7 +13,7 @@ from orchestrator import patience
 from orchestrator import run as runs
 from orchestrator.plan import plan
 from orchestrator.tenure import Tenure
-from schemas.errors import BlobError, BlobUnavailable, BusError, QuorateError, StoreUnavailable
+from schemas.errors import BlobError, BlobUnavailable, BusError, QuorateError, StoreError, StoreUnavailable
 from schemas.experiment import Experiment
 from schemas.log import Event
 from tests.runs.here import Fuse, run, runtime
@@ -113,3 +113,31 @@ def test_the_patience_counts_from_the_first_trouble_and_anew_after_a_commit(
     with pytest.raises(error, match="given up after 60 s"):
         borne.bear(error("away"))
     tenure.end()
+
+
+def test_a_known_run_waits_for_a_server_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_S", 0.0)
+    answers = iter([StoreUnavailable("state: nobody there"), BlobUnavailable("S3: nobody there"), None])
+
+    def connect() -> str:
+        if (trouble := next(answers)) is not None:
+            raise trouble
+        return "connected"
+
+    assert patience.awaited(connect, limit_s=60) == "connected"
+    assert capsys.readouterr().err.count("state: nobody there; waiting for it, at most 60 s") == 1
+
+
+def test_it_does_not_wait_for_ever_and_not_for_what_is_wrong() -> None:
+    def away() -> str:
+        raise StoreUnavailable("state: nobody there")
+
+    def wrong() -> str:
+        raise StoreError("state: wrong password")
+
+    with pytest.raises(StoreUnavailable, match="nobody there"):
+        patience.awaited(away, limit_s=0)
+    with pytest.raises(StoreError, match="wrong password"):
+        patience.awaited(wrong, limit_s=60)

@@ -34,6 +34,21 @@ def test_killed_and_started_again_on_its_log(stage: Field, undisturbed: Outcome)
     assert len(orders.begun("flat-0", 1)) == 1, "finished work was not done again"
 
 
+def test_a_run_is_resumed_before_redis_is_back(stage: Field, undisturbed: Outcome) -> None:
+    orders = stage.orders("early")
+    with orders.tell("wait", "flat-0", 1) as waiting:
+        orchestrator = stage.run("early")
+        orders.trains("flat-0", 1)
+        orchestrator.kill()
+        stage.memory.kill()
+        again = stage.resume("early")
+        eventually(lambda: "waiting for it, at most" in again.text, "it says that it waits")
+        stage.memory.start()
+        waiting.unlink()
+    again.leaves()
+    stage.equals("early", undisturbed)
+
+
 def test_a_task_that_a_broken_connection_took_with_it_is_sent_again(stage: Field, undisturbed: Outcome) -> None:
     stage.staff(1)
     orders, memory = stage.orders("astray"), redis.Redis.from_url(stage.memory.server.url)

@@ -105,7 +105,7 @@ def test_a_port_where_nobody_listens_is_one_line_without_the_password(
     quorate: Quorate, file: Path, command: list[str]
 ) -> None:
     url = _nobody("redis://:hunter2@", "/0")
-    line = _one_line(quorate(*command, QUORATE_STATE=url, QUORATE_BUS=url), 1, 2)
+    line = _one_line(quorate(*command, QUORATE_STATE=url, QUORATE_BUS=url, QUORATE_PATIENCE_S="0"), 1, 2)
     assert "hunter2" not in line and "QUORATE_" in line
 
 
