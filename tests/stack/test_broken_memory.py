@@ -1,5 +1,7 @@
 """Redis that is killed, frozen or emptied: nothing committed is lost, and at most the open version is done again."""
 
+import json
+
 import pytest
 import redis
 
@@ -93,6 +95,15 @@ def test_emptied_it_costs_at_most_the_open_version(stage: Field, undisturbed: Ou
             stage.memory.start()
     orchestrator.leaves()
     stage.equals(how, undisturbed)
+    trained = [trainings(stage, how, version) for version in range(3)]
+    assert trained[0] == trained[2] == 4 <= trained[1] <= 8, "of the open version alone, once more at most"
+
+
+def trainings(stage: Field, name: str, version: int) -> int:
+    """How often the workers say that they have done a task of training from this version."""
+    lines = [line for p in stage.processes for line in p.text.splitlines() if '"task done"' in line]
+    tasks = [json.loads(line) for line in lines]
+    return sum((t["run"], t["version"], t["kind"]) == (name, version, "train") for t in tasks)
 
 
 def test_emptied_with_nobody_there_the_run_goes_on_from_its_commits(stage: Field, undisturbed: Outcome) -> None:
