@@ -1,6 +1,6 @@
 """`python -m benchmarks [WHAT ...]`: measure all, or what is named, and write docs/benchmarks.md.
 
-WHAT: overhead, throughput, memory, recovery, embedded, many, crowd, encode, accuracy, first_run, race;
+WHAT: overhead, throughput, memory, recovery, embedded, many, crowd, encode, accuracy, accuracy_larger, first_run, race;
 `page` only writes the page (with what `make chaos` and `make soak` have kept by --record, too); `tuning` chooses a
 preset once more.
 """
@@ -57,6 +57,9 @@ def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
         "crowd": crowd.measure,
         "encode": encode.measure,
         "accuracy": lambda: accuracy.measure(page.RESULTS / "accuracy.json", cache, here()),
+        "accuracy_larger": lambda: accuracy.measure(
+            page.RESULTS / "accuracy_larger.json", cache, here(), *accuracy.LARGER
+        ),
         "first_run": first_run.measure,
         "race": lambda: race.measure(page.RESULTS / "race.json", cache, here()),
     }

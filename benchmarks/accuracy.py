@@ -18,14 +18,29 @@ T = 2.776
 """Student's t for 4 degrees of freedom, two-sided 95 %: what goes with five seeds."""
 
 _PAPER = "method={name: fedclip, params: {preset: paper}}"
+_EXACT = ("codec={name: raw}", "rounds.staleness=constant", "rounds.versions=4")
 METHODS: dict[str, tuple[str, ...]] = {
     "zero_shot": ("method={name: zero_shot}",),
     "fedclip paper": (_PAPER,),
     "fedclip paper, 200 versions": (_PAPER, "rounds.versions=200"),
     "fedclip default": ("method={name: fedclip, params: {preset: default}}",),
-    "fedavg": ("method={name: fedavg}",),
+    "fedavg linear": ("method={name: fedavg}",),
+    "fedavg residual": ("method={name: fedavg, params: {adapter: residual}}",),
+    "promptfl": ("method={name: promptfl}",),
+    "fedavg lora": ("method={name: fedavg, params: {adapter: lora, lr: 0.001, weight_decay: 0}}", "rounds.versions=10"),
+    "fedavg tower": (
+        "method={name: fedavg, params: {adapter: tower, lr: 0.0001, weight_decay: 0}}",
+        "rounds.versions=10",
+    ),
+    "ridge": ("method={name: ridge}", *_EXACT),
+    "local_only": ("method={name: local_only}",),
+    "perada": ("method={name: perada}", "public={name: shapes, params: {per_class: 10, seed: 77}}"),
+    "licfl": ("method={name: licfl}", "rounds.versions=60"),
+    "centralised": ("method={name: centralised}", "rounds.in_flight=1", "rounds.quorum=1", "rounds.floor=1"),
 }
 NUMBERS = ("mean", "worst", "held_out")
+LARGER = ("data.params.per_class=120",)
+"""Three times the demo's images per owner."""
 
 
 class Score(Frozen):
@@ -46,14 +61,17 @@ class Scores(Frozen):
     scores: dict[str, dict[int, Score]] = {}
 
 
-def measure(results: Path, cache: Path, where: Where) -> Scores:
-    """Run what the results of this commit lack, and write them after every run. cache: where features are kept."""
+def measure(results: Path, cache: Path, where: Where, *changes: str) -> Scores:
+    """Run what the results of this commit lack, and write them after every run. cache: where features are kept.
+
+    changes: of the demo, for all methods.
+    """
     found = Scores.model_validate_json(results.read_text()) if results.exists() else None
     if found is None or found.where.commit != where.commit:
         found = Scores(where=where)
     for method, seed in ((m, s) for m in METHODS for s in SEEDS):
         if seed not in found.scores.get(method, {}):
-            found = _with(found, method, seed, score_of(METHODS[method], seed, cache))
+            found = _with(found, method, seed, score_of((*changes, *METHODS[method]), seed, cache))
             results.write_text(found.model_dump_json(indent=1) + "\n")
     return found
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy, crowd, encode, load_page, many, process, race_page, recovery
-from benchmarks.accuracy import METHODS, NUMBERS, SEEDS, Scores
+from benchmarks import accuracy_page, crowd, encode, load_page, many, race_page, recovery
+from benchmarks.accuracy import Scores
 from benchmarks.crowd import Crowded
 from benchmarks.embedded import Embedded
 from benchmarks.encode import Encode
@@ -37,7 +37,7 @@ def write() -> None:
         "crowd": (Crowded, crowd.section), "encode": (Encode, encode.section),
         "memory": (Memory, load_page.memory), "race": (Race, race_page.section),
         "recovery": (Recovery, recovery.section),
-        "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak), "accuracy": (Scores, _accuracy),
+        "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak), "accuracy": (Scores, accuracy_page.demo), "accuracy_larger": (Scores, accuracy_page.larger),
         "first_run": (FirstRun, _first_run),
     }  # fmt: skip
     parts = [HEAD]
@@ -92,30 +92,6 @@ Goal: at most {MOST_MS:g} ms.
 """
 
 
-def _accuracy(found: Scores) -> str:
-    return f"""## Accuracy on the demo
-
-`experiments/demo.yaml` but for the options below, seeds {SEEDS[0]} to {SEEDS[-1]}: mean ± half of the 95 % interval
-(Student t, {len(SEEDS) - 1} degrees of freedom), in percent. *mean* and *worst* are over the 12 clients' test splits,
-*held out* is the domain that nobody trains on. A seed changes owners, splits, batches, initial values and who answers
-in time, not the images or the backbone, so the intervals say nothing about other images, and zero-shot on the held-out
-domain is one number. A client tests on 24 images: *worst* moves in steps of 4.2 points. The demo's 20 versions are not
-the setting of the paper's preset (200 rounds, all clients in every round): that line is there because it is the demo;
-the next one has 200 versions, still with the demo's 6 of 8 clients and its stragglers.
-
-{table(["method", "mean", "worst", "held out", "MB up", "MB down", "s per run"], [_score(found, m) for m in METHODS])}
-Differences, paired by seed (points; an interval without 0 is a difference at 95 %, not corrected for the number of
-comparisons):
-
-{table(["", *NUMBERS], [_difference(found, m, o) for m, o in _pairs()])}
-The lines, as options of `quorate run experiments/demo.yaml`:
-
-{_options()}
-
-{place(found.where)}
-"""
-
-
 def _first_run(found: FirstRun) -> str:
     rows = [[name, f"{d.seconds:.1f}", f"{d.report_seconds:.1f}", f"{d.encodes}", f"`{d.adapter_sha256[:12]}`"]
             for name, d in (("first", found.first), ("second", found.second))]  # fmt: skip
@@ -127,32 +103,6 @@ def _first_run(found: FirstRun) -> str:
 {table(heads, rows)}
 {place(found.where)}
 """
-
-
-def _score(found: Scores, method: str) -> list[str]:
-    cells = [_interval(accuracy.values(found, method, number)) for number in NUMBERS]
-    runs = found.scores[method].values()
-    sizes = [f"{median(getattr(r, n) for r in runs) / 1e6:.2f}" for n in ("bytes_up", "bytes_down")]
-    return [method, *cells, *sizes, f"{median(r.seconds for r in runs):.1f}"]
-
-
-def _pairs() -> list[tuple[str, str]]:
-    others = [(m, "zero_shot") for m in METHODS if m != "zero_shot"]
-    return [*others, ("fedclip default", "fedclip paper, 200 versions"), ("fedclip default", "fedavg")]
-
-
-def _difference(found: Scores, method: str, other: str) -> list[str]:
-    cells = (_interval(accuracy.differences(found, method, other, number), sign="+") for number in NUMBERS)
-    return [f"{method} - {other}", *cells]
-
-
-def _interval(values: list[float], sign: str = "") -> str:
-    middle, half = accuracy.interval(values)
-    return f"{middle:{sign}.1f} ± {half:.1f}"
-
-
-def _options() -> str:
-    return "\n".join(f"- {name}: `{process.sets(overrides)}`" for name, overrides in METHODS.items())
 
 
 def _parts(repetitions: tuple[Repetition, ...], kind: str) -> str:
