@@ -7,9 +7,9 @@ from benchmarks.accuracy import LARGER, METHODS, NUMBERS, SEEDS, Scores
 from benchmarks.markdown import place, table
 
 HEADS = ["method", "mean", "worst", "held out", "MB up", "MB down", "s per run"]
-GATE = """What the paper's gate can do: weigh the coordinates of an image's feature, each by a positive number that depends on the
-image. What it cannot: turn a feature, flip a sign or move a class text; so it sharpens what zero-shot half knows, and a
-class that the texts place wrongly stays wrong. A linear head moves the classes instead, LoRA and the tower move the features."""
+GATE = """What the paper's gate can do: weigh the coordinates of an image's feature, each by a positive number that
+depends on the image. What it cannot: turn a feature, flip a sign or move a class text; so it sharpens what zero-shot
+half knows, and a class that the texts place wrongly stays wrong. A linear head moves the classes, LoRA the features."""
 
 
 def demo(found: Scores) -> str:
@@ -24,7 +24,7 @@ domain is one number. A client tests on 24 images: *worst* moves in steps of 4.2
 the setting of the paper's preset (200 rounds, all clients in every round): that line is there because it is the demo;
 the next one has 200 versions, still with the demo's 6 of 8 clients and its stragglers. Whoever trains inside the image
 tower (`lora`, `tower`) has half as many versions; `licfl` has three times as many, for each is of one cohort of about
-three; `local_only` and `perada` judge each owner by its own model. `centralised` is one client at a time on everybody's images.
+three; `local_only` and `perada` judge each owner by its own model. `centralised` is one client at a time on all images.
 
 {GATE}
 

@@ -37,7 +37,8 @@ def write() -> None:
         "crowd": (Crowded, crowd.section), "encode": (Encode, encode.section),
         "memory": (Memory, load_page.memory), "race": (Race, race_page.section),
         "recovery": (Recovery, recovery.section),
-        "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak), "accuracy": (Scores, accuracy_page.demo), "accuracy_larger": (Scores, accuracy_page.larger),
+        "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak),
+        "accuracy": (Scores, accuracy_page.demo), "accuracy_larger": (Scores, accuracy_page.larger),
         "first_run": (FirstRun, _first_run),
     }  # fmt: skip
     parts = [HEAD]

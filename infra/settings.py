@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     s3_public: the S3 endpoint as the workers see it (`http://HOST:PORT`), where it differs; grants are signed for it.
     redis_password: for Redis URLs that hold none. log_json: JSON lines on a terminal too.
     metrics: where the loop serves Prometheus metrics (`HOST:PORT`, or `PORT` of 127.0.0.1); empty for nowhere.
+    tensorboard: folder into which a run writes scalars for TensorBoard, in one of its name; empty for nowhere.
     patience_s: how long the loop waits for a server that does not answer.
     """
 
@@ -124,6 +125,7 @@ class Settings(BaseSettings):
     s3_public: str = ""
     redis_password: SecretStr = SecretStr("")
     metrics: Address = ""
+    tensorboard: str = Field(default="", max_length=4096)
     patience_s: float = Field(default=300.0, ge=0, le=86_400, allow_inf_nan=False)
 
     @field_validator("log", mode="before")

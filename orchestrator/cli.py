@@ -84,17 +84,18 @@ def list_(as_json: bool, markdown: bool) -> None:
 @click.argument("name")
 @click.option("--version", type=click.IntRange(1), help="All that is known of one version.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON; the report of a run that has ended is in it.")
-@click.option(
-    "--html", metavar="[FILE]", is_flag=False, flag_value="", help="As a page of plots; NAME.html by default."
-)
-def report(name: str, version: int | None, as_json: bool, html: str | None) -> None:
+@click.option("--html", metavar="[FILE]", is_flag=False, flag_value="", help="As a page of plots (NAME.html).")
+@click.option("--tensorboard", type=FILE, metavar="DIR", help="As scalars for TensorBoard, into a new folder.")
+def report(name: str, version: int | None, as_json: bool, html: str | None, tensorboard: Path | None) -> None:
     """Tell the story of the run NAME: finished, going on or broken off."""
     from orchestrator import shelf  # noqa: PLC0415
 
-    if html is None:
+    if sum((html is not None, tensorboard is not None, as_json or version is not None)) > 1:
+        raise ConfigError("--html and --tensorboard go alone")
+    if tensorboard is not None:
+        shelf.write_scalars(name, tensorboard)
+    elif html is None:
         shelf.show(name, version=version, as_json=as_json)
-    elif as_json or version is not None:
-        raise ConfigError("--html goes alone")
     else:
         shelf.write_page(name, Path(html or f"{name}.html"))
 

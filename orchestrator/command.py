@@ -83,9 +83,10 @@ def carry_out(
             interrupts,
             view.View(experiment, name, console, made.versions) as shown,
             _served(made, name, environment) as counts,
+            _drawn(name, environment) as lines,
             progress.heard(shown.encoded),
         ):
-            watch = _each(interrupts.watch, shown.watch, *counts)
+            watch = _each(interrupts.watch, shown.watch, *counts, *lines)
             wait_s = float("inf") if standby else RESUME_WAIT_S if resume else 0.0
             with _resumable(name):
                 outcome = runs.execute(made, runtime, name, watch, wait_s=wait_s, patience_s=environment.patience_s)
@@ -124,6 +125,18 @@ def _served(made: Plan, name: str, environment: Settings) -> Iterator[list[Calla
     counts = Metrics(name, made.experiment, made.versions)
     with served(counts, address):
         yield [counts.watch]
+
+
+@contextmanager
+def _drawn(name: str, environment: Settings) -> Iterator[list[Callable[[Event], None]]]:
+    """Who writes for TensorBoard while the block runs: nobody, if no folder is set. Raises ConfigError."""
+    if not environment.tensorboard:
+        yield []
+        return
+    from orchestrator.tensorboard import sink  # noqa: PLC0415
+
+    with sink(Path(environment.tensorboard) / name) as made:
+        yield [made.watch]
 
 
 def check(path: Path, overrides: tuple[str, ...]) -> None:

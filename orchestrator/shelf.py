@@ -53,6 +53,16 @@ def write_page(name: str, path: Path) -> None:
     _warn(archive)
 
 
+def write_scalars(name: str, folder: Path) -> None:
+    """Write the journal of a run as scalars for TensorBoard. Raises ConfigError if there is none."""
+    from orchestrator import tensorboard  # noqa: PLC0415
+
+    archive = Archive(settings.read())
+    tensorboard.write(archive.events(named(name)), folder)
+    click.echo(f"wrote {folder}/; tensorboard --logdir {folder}", err=True)
+    _warn(archive)
+
+
 def compare(names: Sequence[str], *, as_json: bool) -> None:
     """Print runs side by side. Raises ConfigError for one that is not there or cannot be compared."""
     needed("a comparison", "scipy")

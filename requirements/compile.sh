@@ -10,7 +10,7 @@ opt=(--universal --python-version 3.11 --generate-hashes --no-emit-index-url --n
 all=$(mktemp -d)
 trap 'rm -rf "$all"' EXIT
 cat requirements/{base,torch,dev}.txt >"$all/all.txt" # uv holds to what the output names already
-uv pip compile pyproject.toml "$@" --extra local --extra huggingface --extra report --group dev "${opt[@]}" -o "$all/all.txt"
+uv pip compile pyproject.toml "$@" --extra local --extra huggingface --extra report --extra tensorboard --group dev "${opt[@]}" -o "$all/all.txt"
 uv pip compile pyproject.toml -c "$all/all.txt" "${opt[@]}" -o "$all/runtime.txt"
 printf 'torch\ntorchvision\n' | uv pip compile - -c "$all/all.txt" "${opt[@]}" -o "$all/torch.txt"
 python3 - "$all" <<'PY'
