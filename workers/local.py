@@ -18,7 +18,7 @@ from workers.setting import Setting
 from workers.tensors import Tensors, size
 from workers.training import Penalty, Recipe, contribution, local_update, one_thread
 
-ROOM = 16 * 1024 * 1024
+ROOM = 8 * 1024 * 1024
 """Bytes of parameters that are trained together. Beyond the processor's cache many at once are no faster than one."""
 
 log = structlog.get_logger()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from workers.method import Examples
 from workers.tensors import Tensors
@@ -38,6 +37,7 @@ def fit_many(
 
     parts, generators: of each client. Raises RuntimeError for a module that cannot be stacked (torch.func.vmap).
     """
+    _keep_freed_memory()
     cost, count = Cost(module, recipe, penalty), len(parts)
     plans = [_Plan.of(len(part), recipe, generator) for part, generator in zip(parts, generators, strict=True)]
     order = sorted(range(count), key=lambda i: -len(plans[i].steps))  # who still trains is then at the front
@@ -71,17 +71,19 @@ def _steps(parts: Sequence[Examples], plans: Sequence[_Plan]) -> Iterator[tuple[
     """Of each step, x float32 (C, B, D) and y int64 (C, B) of the C clients that take it: the first of those given."""
     for step in range(max((len(plan.steps) for plan in plans), default=0)):
         chosen = [(part, plan.steps[step]) for part, plan in zip(parts, plans, strict=True) if len(plan.steps) > step]
-        width = max(len(rows) for _, rows in chosen)
-        filled = [_filled(part, rows, width - len(rows)) for part, rows in chosen]
-        yield torch.stack([x for x, _ in filled]), torch.stack([y for _, y in filled])
+        yield _batch(chosen)
 
 
-def _filled(part: Examples, rows: torch.Tensor, missing: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch, filled up with its first example: zeros might be what a model cannot take."""
-    x, y = part.x[rows], part.y[rows]
-    if not missing:
-        return x, y
-    return torch.cat([x, x[:1].expand(missing, *x.shape[1:])]), functional.pad(y, (0, missing), value=PADDING)
+def _batch(chosen: list[tuple[Examples, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """These rows of each client, filled up with its first one: zeros might be what a model cannot take."""
+    width, like = max(len(rows) for _, rows in chosen), chosen[0][0].x
+    x = like.new_empty(len(chosen), width, *like.shape[1:])
+    y = torch.full((len(chosen), width), PADDING)
+    for (part, rows), into, labels in zip(chosen, x, y, strict=True):
+        torch.index_select(part.x, 0, rows, out=into[: len(rows)])
+        labels[: len(rows)] = part.y[rows]
+        into[len(rows) :] = into[0]
+    return x, y
 
 
 def _train(
@@ -103,6 +105,15 @@ def _train(
         losses.append(found.tolist())
     cost.eval()
     return losses
+
+
+def _keep_freed_memory() -> None:
+    """Let the process keep up to 62 MB that it frees: glibc's malloc learns that from the size of a block it frees.
+
+    Else every array of some MB goes back to the system, and its pages are made anew the next time: dearer than what is
+    computed in them. See mallopt(3), M_MMAP_THRESHOLD. The block is never touched, so it takes no memory itself.
+    """
+    torch.empty(31 * 1024 * 1024, dtype=torch.uint8)
 
 
 def _names(cost: Cost) -> dict[str, str]:
