@@ -74,9 +74,10 @@ def section(found: Many) -> str:
 
 {found.clients} clients of {found.images} images each (drawn features, {CLASSES} classes, batches of 32) train with
 `fedavg`, one after the other (`train`) and together (`train_many`), in turn {REPETITIONS} times in one process on one
-thread, {PASSES} passes each. Milliseconds are the processor's, per client, median; *times as fast* is the median of the repetitions' ratios,
-with the least and the greatest; *wall* the same by the wall's clock. *apart*: the greatest difference in any number,
-between the two updates of a client / between the two means of all. *accuracy*: percent, of the means, alone / together.
+thread, {PASSES} passes each. Milliseconds are the processor's, per client, median; *times as fast* is the median of the
+repetitions' ratios, with the least and the greatest; *wall* the same by the wall's clock. *apart*: the greatest
+difference in any number, between the two updates of a client / between the two means of all. *accuracy*: percent, of
+the means, alone / together.
 Goal: {LEAST:g} times as fast at D = 512, for the adapter that `fedavg` has by default (linear) and the others.
 
 {table(heads, [_row(case) for case in found.cases])}

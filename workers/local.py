@@ -19,7 +19,7 @@ from workers.tensors import Tensors, size
 from workers.training import Penalty, Recipe, contribution, local_update, one_thread
 
 ROOM = 8 * 1024 * 1024
-"""Bytes of parameters that are trained together. Beyond the processor's cache many at once are no faster than one."""
+"""Bytes of parameters that are trained together: the processor's cache holds no more, and memory must."""
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class LocalMethod(Method):
     """A method whose clients train a copy of the incoming model by plain local steps, and send what changed.
 
     It writes `local` instead of `train`. The clients of one task are then trained together (`workers.many`): the same
-    to about 1e-6, and several times as fast for small models. One client after the other are trained a method that
+    but for rounding, and several times as fast for small models. One client after the other are trained a method that
     writes a `train` all the same, and a module whose `stackable` is false.
     """
 
