@@ -79,11 +79,16 @@ def synchronous(tmp_path: Path) -> Path:
 def test_one_process_one_worker_and_three_workers_end_in_the_same_bytes(synchronous: Path, tmp_path: Path) -> None:
     needed(valkey(), "Valkey")
     needed(weed(), "SeaweedFS")
-    embedded = quorate(str(synchronous), env={"QUORATE_CACHE": str(tmp_path / "other cache")}, cwd=tmp_path)
+    alone = {"env": {"QUORATE_CACHE": str(tmp_path / "other cache")}, "cwd": tmp_path}
+    several = ("--name", "several", "--set", "rounds.clients_per_task=5")
+    embedded, shared = quorate(str(synchronous), **alone), quorate(str(synchronous), *several, **alone)  # type: ignore[arg-type]
     found = {}
     for workers in (1, 3):
         with up(tmp_path / f"up-{workers}", workers) as env:
             found[workers] = quorate(str(synchronous), env=env, cwd=tmp_path / f"up-{workers}")
+            if workers == 3:  # tasks of several clients, too, give the bytes that they give in one process
+                of_several = quorate(str(synchronous), *several, env=env, cwd=tmp_path / f"up-{workers}")
+    assert (of_several.adapter_sha256, of_several.ledger) == (shared.adapter_sha256, shared.ledger)
     assert embedded.version == 6
     for report in found.values():
         assert report.adapter_sha256 == embedded.adapter_sha256
