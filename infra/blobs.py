@@ -38,8 +38,8 @@ class BlobStore(Protocol):
     def grant(self, key: str, method: Literal["GET", "PUT"], ttl_s: float) -> Grant:
         """Leave for one method on one key for `ttl_s` seconds; a PUT only if the key is free."""
 
-    def delete(self, key: str) -> None:
-        """Forget the object. An absent key is no error."""
+    def delete(self, *keys: str) -> None:
+        """Forget the objects. An absent key is no error."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys that begin with the prefix, sorted."""
@@ -112,12 +112,13 @@ class FileBlobs:
         expires = time.time() + max(ttl_s, LOCAL_GRANT_S)
         return Grant(url=SecretStr(self._path(key).as_uri()), method=method, expires=expires)
 
-    def delete(self, key: str) -> None:
+    def delete(self, *keys: str) -> None:
         """As BlobStore."""
-        try:
-            self._path(key).unlink(missing_ok=True)
-        except OSError as e:
-            raise BlobError(f"{key}: {e.strerror}") from e
+        for key in keys:
+            try:
+                self._path(key).unlink(missing_ok=True)
+            except OSError as e:
+                raise BlobError(f"{key}: {e.strerror}") from e
 
     def keys(self, prefix: str) -> Iterator[str]:
         """As BlobStore."""

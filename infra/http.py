@@ -35,6 +35,7 @@ def get(grant: Grant, limit: int) -> bytes:
         try:
             _check(answer, "GET")
             if int(answer.headers.get("content-length", limit + 1)) > limit:
+                answer.close()  # else the connection would hand the unread rest to its next user
                 raise BlobCorrupt(f"the object is larger than {limit} bytes")
             return answer.read()
         finally:

@@ -108,9 +108,7 @@ class Commits:
             kept |= {blob.key for blob in (*last.private.values(), *([last.server] if last.server else []))}
             kept |= {last.setting.key}
         for kind in ("updates", "private", "models", "start", "tasks", "setting", "journal"):
-            for key in self.blobs.keys(keys.uploads(self.run, kind)):
-                if key not in kept:
-                    self.blobs.delete(key)
+            self.blobs.delete(*(key for key in self.blobs.keys(keys.uploads(self.run, kind)) if key not in kept))
 
     def _journals(self, last: int) -> set[str]:
         """The journals that commits and the end refer to; a commit that was not written may have left others."""

@@ -95,9 +95,7 @@ class Lineage:
         needed |= {key for task in answerable for key in keys.uploads_of(self.commits.run, task)}
         needed |= {blob.key for blob in (*book.private.values(), *(a.update for a in book.accepted.values()))}
         ended = [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *self.dropped]
-        for key in dict.fromkeys(ended):
-            if not key.startswith(OWN) and key not in needed:
-                self.blobs.delete(key)
+        self.blobs.delete(*(k for k in dict.fromkeys(ended) if not k.startswith(OWN) and k not in needed))
         self.intake.forget(needed)
 
     def _step(self, accepted: Accepted, lag: int) -> Tensors:

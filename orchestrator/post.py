@@ -51,10 +51,9 @@ class Post:
 
     def forget(self, needed: Callable[[str], bool]) -> None:
         """Delete the documents of tasks that nobody may do any more. needed: says it of a task id."""
-        for key in sorted(self.documents):
-            if not needed(keys.task_of(key, self.run)):
-                self.blobs.delete(key)
-                self.documents.discard(key)
+        gone = [key for key in sorted(self.documents) if not needed(keys.task_of(key, self.run))]
+        self.blobs.delete(*gone)
+        self.documents.difference_update(gone)
 
     def message(self, task: Open, setting: BlobRef, model: BlobRef | None) -> Task:
         """The task with grants that live as long as its result could be admitted."""

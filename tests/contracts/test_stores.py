@@ -139,6 +139,12 @@ class TestBlobs:
         blobs.put(key, b"data", if_absent=True)
         blobs.delete(key)
         blobs.delete(key)
+        others = [f"{key}-{i}" for i in range(3)]
+        for other in others:
+            blobs.put(other, b"x")
+        blobs.delete(key, *others[:2], f"{key}-absent")
+        assert list(blobs.keys(f"{key}-")) == others[2:]
+        blobs.delete(*others)
         assert list(blobs.keys(key)) == []
         blobs.put(key, b"data", if_absent=True)
 

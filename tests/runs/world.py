@@ -103,8 +103,9 @@ class MemoryBlobs:
     def grant(self, key: str, method: Literal["GET", "PUT"], ttl_s: float) -> Grant:
         return Grant(url=SecretStr(f"memory:{key}"), method=method, expires=ttl_s)
 
-    def delete(self, key: str) -> None:
-        self.fuse.around(lambda: self.objects.pop(key, None))
+    def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.fuse.around(lambda key=key: self.objects.pop(key, None))  # type: ignore[misc]
 
     def keys(self, prefix: str) -> Iterator[str]:
         yield from sorted(k for k in self.objects if k.startswith(prefix))
