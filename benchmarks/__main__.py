@@ -1,8 +1,8 @@
 """`python -m benchmarks [WHAT ...]`: measure all, or what is named, and write docs/benchmarks.md.
 
-WHAT: overhead, throughput, memory, recovery, embedded, many, crowd, encode, accuracy, accuracy_larger, first_run, race;
-`page` only writes the page (with what `make chaos` and `make soak` have kept by --record, too); `tuning` chooses a
-preset once more.
+WHAT: overhead, throughput, memory, recovery, embedded, many, crowd, encode, epoch, accuracy, accuracy_larger,
+first_run, race; `page` only writes the page (with what `make chaos` and `make soak` have kept by --record, too);
+`tuning` chooses a preset once more.
 """
 
 import sys
@@ -18,6 +18,7 @@ from benchmarks import (
     crowd,
     embedded,
     encode,
+    epoch,
     first_run,
     many,
     memory,
@@ -56,6 +57,7 @@ def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
         "many": many.measure,
         "crowd": crowd.measure,
         "encode": encode.measure,
+        "epoch": epoch.measure,
         "accuracy": lambda: accuracy.measure(page.RESULTS / "accuracy.json", cache, here()),
         "accuracy_larger": lambda: accuracy.measure(
             page.RESULTS / "accuracy_larger.json", cache, here(), *accuracy.LARGER

@@ -3,11 +3,12 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy_page, crowd, encode, load_page, many, race_page, recovery
+from benchmarks import accuracy_page, crowd, encode, epoch, load_page, many, race_page, recovery
 from benchmarks.accuracy import Scores
 from benchmarks.crowd import Crowded
 from benchmarks.embedded import Embedded
 from benchmarks.encode import Encode
+from benchmarks.epoch import Epoch
 from benchmarks.first_run import FirstRun
 from benchmarks.many import Many
 from benchmarks.markdown import place, table, verdict
@@ -34,7 +35,7 @@ def write() -> None:
     readers = {
         "overhead": (Overhead, _overhead), "throughput": (Throughput, load_page.throughput),
         "embedded": (Embedded, _embedded), "many": (Many, many.section),
-        "crowd": (Crowded, crowd.section), "encode": (Encode, encode.section),
+        "crowd": (Crowded, crowd.section), "encode": (Encode, encode.section), "epoch": (Epoch, epoch.section),
         "memory": (Memory, load_page.memory), "race": (Race, race_page.section),
         "recovery": (Recovery, recovery.section),
         "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak),

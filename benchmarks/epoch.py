@@ -1,0 +1,175 @@
+"""What it saves to encode once: FedCLIP's epoch with both encoders in every step, against ours on kept features.
+
+Again: `python -m benchmarks epoch` (some minutes on 2 cores). ViT-B/32 with random weights: time does not know them.
+The other way's step is written here from its description (github microsoft/PersonalizedFL, folder fedclip): both towers
+forward on the batch, the gate, the contrastive loss over image-prompt pairs, a step of Adam.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.encode import photos, random_weights
+from benchmarks.machine import Where, here
+from benchmarks.markdown import place, table
+from schemas.base import Choice, Frozen
+from workers.adapters.gate import AttentionGate
+from workers.data.features import Features
+from workers.data.pixels import decode, read
+from workers.method import Examples
+from workers.models._clip import Clip
+from workers.plugins import load
+from workers.tensors import generator
+from workers.training import Recipe, fit
+
+BATCH, IMAGES, SIDE, REPETITIONS, STEPS = 32, 256, 227, 5, 2
+CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+PAPER = Recipe(optimiser="adam", lr=5e-5, weight_decay=0.2, loss="contrastive", smallest=2)
+FASTER, TOTAL = 200, 250
+"""The goals: for an epoch, and for all rounds."""
+ROUNDS, TRAIN = 200, 1228 + 1406 + 1002
+"""PACS with sketch held out: the training images of three owners, by the code's split."""
+
+
+class Turn(Frozen):
+    """Seconds. other: a step of 32 with both towers. epoch: ours, over all images.
+
+    reading: their features from disk, hashes of the files included.
+    """
+
+    other: float
+    epoch: float
+    reading: float
+
+
+class Epoch(Frozen):
+    """encode: seconds per image from a file to a kept feature, once. decode: of it reading and decoding, one thread."""
+
+    where: Where
+    turns: tuple[Turn, ...]
+    encode: float
+    decode: float
+
+    @property
+    def faster(self) -> float:
+        """An epoch the other way, over ours with the reading of its features; decoding is left out of both."""
+        steps = IMAGES / BATCH
+        return median(steps * t.other / (t.epoch + t.reading) for t in self.turns)
+
+    def totals(self) -> tuple[float, float]:
+        """Seconds of training for all rounds on PACS, decoding included: the other way, and ours.
+
+        Ours encodes each image once and reads its feature once, as a worker does that lives as long as the run.
+        """
+        other, epoch, reading = (median(getattr(t, name) for t in self.turns) for name in ("other", "epoch", "reading"))
+        ours = self.encode + (reading + ROUNDS * epoch) / IMAGES
+        return ROUNDS * TRAIN * (other / BATCH + self.decode), TRAIN * ours
+
+
+def measure() -> Epoch:
+    """By turns, in one process."""
+    where = here()
+    with tempfile.TemporaryDirectory(prefix="quorate-bench-") as name:
+        folder = Path(name)
+        chosen = Choice(name="open_clip", params={"weights": str(random_weights(folder / "clip"))})
+        clip: Clip = load("workers.models", chosen)
+        return measured(where, clip, photos(folder / "images", IMAGES, SIDE), folder / "cache")
+
+
+def measured(where: Where, clip: Clip, paths: Sequence[Path], cache: Path, steps: int = STEPS) -> Epoch:
+    """The images encoded once, then repetitions of both ways."""
+    began = time.perf_counter()
+    pixels = [clip.preprocess(decode(path, read(path))) for path in paths]
+    decoding = (time.perf_counter() - began) / len(paths)
+    features = Features(clip, cache)
+    clip.encode_images(torch.stack(pixels[:BATCH]))  # the first is slow
+    began = time.perf_counter()
+    features.images(paths)
+    encode = (time.perf_counter() - began) / len(paths)
+    texts = features.texts(CLASSES, ("a picture of a {}",))
+    labels = torch.arange(len(paths)) % len(CLASSES)
+    other = _Other(clip, AttentionGate(texts, 100.0, generator(0)), torch.stack(pixels), labels)
+    ours = AttentionGate(texts, 100.0, generator(0))
+    turns = tuple(_turn(other, ours, features, paths, steps) for _ in range(REPETITIONS))
+    return Epoch(where=where, turns=turns, encode=encode, decode=decoding)
+
+
+class _Other:
+    """Training with both towers in every step."""
+
+    def __init__(self, clip: Clip, gate: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
+        self.clip, self.gate, self.pixels, self.labels = clip, gate, pixels, labels
+        self.optimiser = PAPER.optimise(gate.parameters())
+        self.tokens = clip._tokenizer([f"a picture of a {name}" for name in CLASSES])
+
+    def look(self, n: int) -> torch.Tensor:
+        """The n-th batch through the image tower."""
+        with torch.no_grad():
+            features: torch.Tensor = self.clip._model.encode_image(self.pixels[self._rows(n)])
+        return features
+
+    def step(self, n: int) -> None:
+        """One batch of 32 image-prompt pairs."""
+        features = self.look(n)
+        with torch.no_grad():
+            texts = self.clip._model.encode_text(self.tokens[self.labels[self._rows(n)]])
+        self.optimiser.zero_grad()
+        gated = functional.normalize(self.gate.attention(features) * features, dim=1)  # type: ignore[operator]
+        logits = 100 * gated @ functional.normalize(texts, dim=1).T
+        own = torch.arange(BATCH)
+        loss = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+
+    def _rows(self, n: int) -> torch.Tensor:
+        return torch.arange(BATCH) + BATCH * (n % (len(self.pixels) // BATCH))
+
+
+def _turn(other: _Other, ours: nn.Module, features: Features, paths: Sequence[Path], steps: int) -> Turn:
+    def stepping() -> None:
+        for n in range(steps):
+            other.step(n)
+
+    theirs, reading = _seconds(stepping) / steps, _seconds(lambda: features.images(paths))
+    examples = Examples(features.images(paths).features, other.labels)
+    return Turn(other=theirs, epoch=_seconds(lambda: fit(ours, examples, PAPER, generator(1))), reading=reading)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def section(found: Epoch) -> str:
+    """Its part of docs/benchmarks.md."""
+    steps = IMAGES // BATCH
+    rows = [[str(i), f"{t.other:.2f}", f"{1000 * t.epoch:.1f}", f"{1000 * t.reading:.1f}",
+             f"{steps * t.other / (t.epoch + t.reading):,.0f}"] for i, t in enumerate(found.turns, 1)]  # fmt: skip
+    other, ours = found.totals()
+    reached = {True: "reached", False: "missed"}
+    heads = ["repetition", "their step, s", "our epoch, ms", "reading features, ms", "times faster"]
+    return f"""## What it saves to encode once
+
+FedCLIP on ViT-B/32 with random weights, {IMAGES} JPEG files of {SIDE} pixels, batches of {BATCH}: a step with both
+encoders in it, as the paper's code does it, against an epoch of ours on features from the cache; by turns in one
+process. *Times faster*: an epoch of {steps} steps their way, over ours and the reading of its features from disk, which
+a worker does once per run. Decoding images is in neither.
+Goal: {FASTER} times. **{found.faster:,.0f} times, {reached[found.faster >= FASTER]}.**
+
+{table(heads, rows)}
+The training of all {ROUNDS} rounds on {TRAIN:,} images (PACS, sketch held out), by these costs and not run, decoding
+included ({1000 * found.decode:.1f} ms an image): {other / 3600:,.1f} hours their way, {ours / 60:,.1f} minutes ours, of
+which {TRAIN * found.encode / 60:,.1f} are the encoding of each image, once. By FLOPs alone it could be 315 times.
+Goal: {TOTAL} times. **{other / ours:,.0f} times, {reached[other / ours >= TOTAL]}.**
+
+Again: `python -m benchmarks epoch`.
+
+{place(found.where)}
+"""
