@@ -101,15 +101,15 @@ def photos(folder: Path, count: int, side: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def random_weights(folder: Path) -> Path:
+def random_weights(folder: Path, name: str = MODEL) -> Path:
     """A folder of the architecture as open_clip makes it, without a download."""
     from workers.models._clip import library  # noqa: PLC0415
 
     torch.manual_seed(0)
-    tensors = library().create_model(MODEL).state_dict()
+    tensors = library().create_model(name).state_dict()
     folder.mkdir()
     (folder / "open_clip_model.safetensors").write_bytes(pack({k: t.clone() for k, t in tensors.items()}))
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": library().get_model_config(MODEL)}))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": library().get_model_config(name)}))
     return folder
 
 

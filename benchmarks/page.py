@@ -30,6 +30,13 @@ Written by `make bench` (`python -m benchmarks`) from what it measured, whatever
 """
 
 
+GPU = """## On a GPU
+
+Not measured: no GPU was at hand. `python -m scripts.bench_gpu` measures the encoding rate of ViT-B/32 and ViT-L/14
+against the card's ceiling, clients per second trained together, and memory.
+"""
+
+
 def write() -> None:
     """The page, from all results there are."""
     readers = {
@@ -47,6 +54,7 @@ def write() -> None:
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(section(model.model_validate_json(path.read_text())))  # type: ignore[operator, attr-defined]
+    parts.append(GPU)
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text("\n".join(parts))
 
