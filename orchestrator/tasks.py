@@ -45,11 +45,14 @@ class Tasks:
         return groups.home(client, self.home, self.rounds)
 
     def turns(self) -> list[str]:
-        """Groups that have clients who train, the one whose round has been open longest first."""
+        """Groups that have clients who train, the one whose round has been open longest first.
+
+        On a virtual clock that nothing slows down all open at one moment: then the version tells.
+        """
         if len(self.rounds) == 1:
             return list(self.rounds)
         peopled = {self.group_of(client) for client in self.trainers} if self.trainers else set(self.rounds)
-        return sorted(peopled & set(self.rounds), key=lambda group: (self.rounds[group].opened_at, group))
+        return sorted(peopled & set(self.rounds), key=lambda g: (self.rounds[g].opened_at, self.rounds[g].base, g))
 
     def numbers(self, group: str = ALL) -> Rounds:
         """The group's part of the round rule's numbers; all of them if it is the only one."""

@@ -70,6 +70,12 @@ def test_the_groups_that_do_not_close_keep_their_tensors(two: tuple[Outcome, lis
         assert [group for group in now if now[group] != was[group]] == [closed[after.version]]
 
 
+def test_without_any_latency_the_groups_take_turns(images: Path, tmp_path: Path) -> None:
+    # Nothing takes time, so all rounds are open equally long: each closes as often as the other.
+    outcome = run(halves(images, rounds={**SYNC, "versions": 8}, simulate=None), tmp_path)
+    assert {group: len(versions) for group, versions in merges(outcome.events).items()} == {"left": 4, "right": 4}
+
+
 def test_the_groups_that_do_not_close_keep_their_open_round(two: tuple[Outcome, list[Commit]]) -> None:
     # Synchronous: a client is asked once per round of its own group, however often the other group closes.
     outcome, _ = two
