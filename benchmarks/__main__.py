@@ -1,7 +1,7 @@
 """`python -m benchmarks [WHAT ...]`: measure all, or what is named, and write docs/benchmarks.md.
 
 WHAT: overhead, throughput, memory, recovery, embedded, many, crowd, encode, epoch, accuracy, accuracy_larger,
-first_run, race; `page` only writes the page (with what `make chaos` and `make soak` have kept by --record, too);
+hostile, first_run, race. `page` only writes the page, with what `make chaos` and `make soak` have kept by --record;
 `tuning` chooses a preset once more.
 """
 
@@ -20,6 +20,7 @@ from benchmarks import (
     encode,
     epoch,
     first_run,
+    hostile,
     many,
     memory,
     overhead,
@@ -62,6 +63,7 @@ def _measures(cache: Path) -> dict[str, Callable[[], BaseModel]]:
         "accuracy_larger": lambda: accuracy.measure(
             page.RESULTS / "accuracy_larger.json", cache, here(), *accuracy.LARGER
         ),
+        "hostile": lambda: hostile.measure(page.RESULTS / "hostile.json", cache, here()),
         "first_run": first_run.measure,
         "race": lambda: race.measure(page.RESULTS / "race.json", cache, here()),
     }

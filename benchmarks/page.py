@@ -3,13 +3,14 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy_page, crowd, encode, epoch, load_page, many, race_page, recovery
+from benchmarks import accuracy_page, crowd, encode, epoch, hostile, load_page, many, race_page, recovery
 from benchmarks.accuracy import Scores
 from benchmarks.crowd import Crowded
 from benchmarks.embedded import Embedded
 from benchmarks.encode import Encode
 from benchmarks.epoch import Epoch
 from benchmarks.first_run import FirstRun
+from benchmarks.hostile import Held
 from benchmarks.many import Many
 from benchmarks.markdown import place, table, verdict
 from benchmarks.memory import Memory
@@ -47,7 +48,7 @@ def write() -> None:
         "recovery": (Recovery, recovery.section),
         "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak),
         "accuracy": (Scores, accuracy_page.demo), "accuracy_larger": (Scores, accuracy_page.larger),
-        "first_run": (FirstRun, _first_run),
+        "hostile": (Held, hostile.section), "first_run": (FirstRun, _first_run),
     }  # fmt: skip
     parts = [HEAD]
     for name, (model, section) in readers.items():

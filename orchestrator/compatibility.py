@@ -18,7 +18,7 @@ Objections = Iterator[tuple[bool, str]]
 
 def compatible(made: "Plan") -> str | None:
     """Why these parts would give a wrong result together, in one sentence, or None."""
-    objections = chain(_updates(made), _images(made), _simulated(made))
+    objections = chain(_updates(made), _rounds(made), _images(made), _simulated(made))
     return next((sentence for wrong, sentence in objections if wrong), None)
 
 
@@ -39,6 +39,15 @@ def _updates(made: "Plan") -> Objections:
     yield (
         not traits.aggregates and (e.aggregator.name, e.rounds.apply, e.rounds.server_lr) != ("mean", "delta", 1),
         f"method {name} adds up by itself; leave out aggregator, rounds.apply and rounds.server_lr",
+    )
+
+
+def _rounds(made: "Plan") -> Objections:
+    """What the aggregator cannot do with so few updates."""
+    e, least = made.experiment, int(getattr(made.aggregator, "least", 1))
+    yield (
+        e.rounds.floor < least,
+        f"aggregator {e.aggregator.name} with these params needs {least} updates at least; use rounds.floor: {least}",
     )
 
 

@@ -6,6 +6,7 @@ Merges and commits; decides neither when nor what is counted.
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from infra.blobs import BlobStore
 from orchestrator import keys
@@ -20,7 +21,7 @@ from schemas.decisions import Closed
 from schemas.errors import AggregationError
 from schemas.log import Accepted, Commit
 from schemas.messages import BlobRef
-from workers.method import Fold, State
+from workers.method import KEPT, Fold, State
 from workers.private import OWN
 from workers.tensors import Tensors, is_finite
 from workers.training import one_thread
@@ -81,7 +82,7 @@ class Lineage:
                 folds[a.group] = self.plan.method.fold(self.plan.aggregator, self.state, a.group)
             folds[a.group].add(a.client, self._step(a, lag), a.weight, discount(self.spec, lag))
         folded: Mapping[str, Tensors] = {group: fold.result() for group, fold in folds.items()}
-        merged = self.plan.method.merge(self.state, folded, self.spec.server_lr)
+        merged = _remembering(self.plan.method.merge(self.state, folded, self.spec.server_lr), self.state, folds)
         if not all(is_finite(t) for tensors in merged.tensors.values() for t in tensors.values()):
             raise AggregationError(f"version {version + 1} is not finite", hint="lower rounds.server_lr")
         if nowhere := sorted(set(merged.assignment.values()) - set(merged.tensors)):
@@ -186,3 +187,10 @@ class Lineage:
             selector=self.plan.selector.dump(), cursor=cursor,
             journal=self.commits.put_journal(book.version, self.journal.events),
         )  # fmt: skip
+
+
+def _remembering(merged: State, before: State, folds: Mapping[str, Fold]) -> State:
+    """The merged state with what the aggregator keeps: of these folds, and of other groups from before."""
+    new = {f"{KEPT}{g}/{name}": t for g, fold in folds.items() for name, t in getattr(fold, "kept", {}).items()}
+    old = {name: t for name, t in before.server.items() if name.startswith(KEPT)}
+    return replace(merged, server={**merged.server, **old, **new}) if old or new else merged

@@ -130,10 +130,23 @@ class Fold(Protocol):
 
 
 class Aggregator(Protocol):
-    """A rule to make one step of many updates."""
+    """A rule to make one step of many updates. `least`, if it has one: how few updates it can do with."""
 
-    def fold(self) -> Fold:
-        """An empty fold, for the updates of one group and one version."""
+    def fold(self, kept: Tensors | None = None) -> Fold:
+        """An empty fold, for the updates of one group and one version.
+
+        kept: what the fold of the group's version before has left in its attribute `kept`, if it has one.
+        """
+
+
+KEPT = "aggregator/"
+"""Server tensors `aggregator/<group>/<name>` are what an aggregator keeps from version to version."""
+
+
+def kept_by(server: Tensors, group: str) -> Tensors:
+    """What the aggregator has kept for a group."""
+    start = f"{KEPT}{group}/"
+    return {name.removeprefix(start): t for name, t in server.items() if name.startswith(start)}
 
 
 class Method(ABC):
@@ -183,7 +196,7 @@ class Method(ABC):
 
     def fold(self, aggregator: Aggregator, state: "State", group: str) -> Fold:
         """Where the updates of a group go, from the state on: by default the chosen aggregator's fold."""
-        return aggregator.fold()
+        return aggregator.fold(kept_by(state.server, group))
 
     def merge(self, state: State, folded: Mapping[str, Tensors], server_lr: float) -> State:
         """The next state: per group that closed, model + server_lr * folded step; the others stay."""

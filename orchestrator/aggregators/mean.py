@@ -23,7 +23,7 @@ class Mean:
     def __init__(self, params: Params) -> None:
         self.params = params
 
-    def fold(self) -> "MeanFold":
+    def fold(self, kept: Tensors | None = None) -> "MeanFold":
         """An empty sum."""
         return MeanFold()
 

@@ -50,14 +50,14 @@ def test_unknown_parameters_are_refused_and_a_plugin_says_what_it_is(family: str
 
 def _updates() -> list[tuple[str, Tensors, float]]:
     draw = torch.Generator().manual_seed(5)
-    return [(f"c{i}", {"w": torch.randn(3, 2, generator=draw)}, 1.0 + i) for i in range(4)]
+    return [(f"c{i}", {"w": torch.randn(3, 2, generator=draw)}, 1.0 + i) for i in range(6)]
 
 
 @pytest.mark.parametrize("name", names(FAMILIES["aggregator"]))
 def test_equal_updates_amount_to_themselves_and_keep_shape_and_dtype(name: str) -> None:
     fold = _load("aggregator", name).fold()
-    delta = {"w": torch.tensor([[1.0, -2.0]]), "b": torch.tensor(3.0)}
-    for client in ("a", "b", "c"):
+    delta = {"w": torch.tensor([[0.1, -0.2]]), "b": torch.tensor(0.3)}  # within every rule's bound
+    for client in "abcdef":
         fold.add(client, delta, 2.0, 1.0)
     found = fold.result()
     assert {k: (t.dtype, t.shape) for k, t in found.items()} == {k: (torch.float32, t.shape) for k, t in delta.items()}

@@ -168,3 +168,23 @@ class RefiningHalves(Halves):
 
     def refine(self, merged: Merged) -> Tensors:
         return {k: t / 2 for k, t in merged.model.items()}
+
+
+class Blow(FedClip):
+    """FedCLIP in which one client sends its update many times over."""
+
+    class Params(FedClip.Params):
+        """client: who. times: by what its update is multiplied."""
+
+        client: str
+        times: float
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(FedClip.Params(lr=0.02))
+        self.told = params
+
+    def train(self, client: Client) -> Update:
+        update = super().train(client)
+        if client.name != self.told.client:
+            return update
+        return replace(update, tensors={k: self.told.times * t for k, t in update.tensors.items()})

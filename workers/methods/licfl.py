@@ -66,7 +66,7 @@ class Licfl(LocalTraining):
     def fold(self, aggregator: Aggregator, state: State, group: str) -> Fold:
         """Of a cohort, the aggregator's; of `all`, one that finds cohorts, or places newcomers in those there are."""
         if group != ALL:
-            return aggregator.fold()
+            return super().fold(aggregator, state, group)
         return Newcomers(state.server) if BASIS in state.server else Cohorting(aggregator, self.params)
 
     def merge(self, state: State, folded: Mapping[str, Tensors], server_lr: float) -> State:

@@ -1,0 +1,141 @@
+"""Owners who send harm: which rule of aggregation holds against which attack, and what it costs where nobody attacks.
+
+Ten owners of drawn images, two of them hostile. Again: `python -m benchmarks hostile` (some minutes on 2 cores).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Literal
+
+import torch
+
+from benchmarks import process
+from benchmarks.accuracy import SEEDS, interval
+from benchmarks.machine import Where
+from benchmarks.markdown import place, table
+from schemas.base import Frozen
+from workers.method import Client, Update
+from workers.methods.fedavg import FedAvg
+
+Attack = Literal["none", "sign flip", "noise", "label flip", "blow"]
+ATTACKS: tuple[Attack, ...] = ("none", "sign flip", "noise", "label flip", "blow")
+RULES: dict[str, str] = {
+    "mean": "{name: mean}",
+    "norm_bound": "{name: norm_bound, params: {bound: 1.0}}",
+    "median": "{name: median, params: {hostile: 2}}",
+    "trimmed_mean": "{name: trimmed_mean, params: {hostile: 2}}",
+    "krum": "{name: krum, params: {hostile: 2}}",
+    "krum, multi 6": "{name: krum, params: {hostile: 2, multi: 6}}",
+    "geometric_median": "{name: geometric_median}",
+    "centered_clipping": "{name: centered_clipping, params: {tau: 0.5}}",
+}
+OWNERS, HOSTILE = 10, ("client-0", "client-1")
+COMMON = (
+    "data.hold_out=[]",
+    "simulate=null",
+    f"data.partition={{name: iid, params: {{clients: {OWNERS}}}}}",
+    "rounds={versions: 10, in_flight: 10, quorum: 10, floor: 10, grace_s: 0, max_staleness: 0}",
+    "codec={name: raw}",
+    "evaluate={every: 0, final: true}",
+)
+
+
+class Hostile(FedAvg):
+    """FedAvg in which some owners send harm instead of what they have learnt."""
+
+    class Params(FedAvg.Params):
+        """who: the hostile owners. attack: what they send."""
+
+        who: tuple[str, ...] = HOSTILE
+        attack: Attack = "none"
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(params)
+        self.told = params
+
+    def train(self, client: Client) -> Update:
+        """Honest work, or harm: ten times the other way, or noise of a hundred or a million times the length."""
+        attack = self.told.attack if client.name in self.told.who else "none"
+        if attack == "label flip":
+            last = len(client.setting.classes) - 1
+            client = replace(client, train=replace(client.train, y=last - client.train.y))
+        update = super().train(client)
+        if attack == "sign flip":
+            return replace(update, tensors={k: -10 * t for k, t in update.tensors.items()})
+        if attack in ("noise", "blow"):
+            draw, times = client.generator("attack"), 100.0 if attack == "noise" else 1e6
+            harm = {k: torch.randn(t.shape, generator=draw) for k, t in sorted(update.tensors.items())}
+            scale = {k: times * float(update.tensors[k].norm()) / float(h.norm()) for k, h in harm.items()}
+            return replace(update, tensors={k: scale[k] * h for k, h in harm.items()})
+        return update
+
+
+class Held(Frozen):
+    """accuracy of the honest owners' test splits, mean, 0 to 1: {attack: {rule: {seed: accuracy}}}."""
+
+    where: Where
+    found: dict[str, dict[str, dict[int, float]]] = {}
+
+
+def measure(results: Path, cache: Path, where: Where) -> Held:
+    """Run what the results of this commit lack, and write them after every run."""
+    held = Held.model_validate_json(results.read_text()) if results.exists() else None
+    if held is None or held.where.commit != where.commit:
+        held = Held(where=where)
+    for attack, rule, seed in ((a, r, s) for a in ATTACKS for r in RULES for s in SEEDS):
+        if seed not in held.found.get(attack, {}).get(rule, {}):
+            held = _with(held, (attack, rule, seed), accuracy(attack, RULES[rule], seed, cache))
+            results.write_text(held.model_dump_json(indent=1) + "\n")
+    return held
+
+
+def accuracy(attack: Attack, rule: str, seed: int, cache: Path) -> float:
+    """One run: mean over the honest owners. One that breaks is 0."""
+    method = f"method={{name: 'benchmarks.hostile:Hostile', params: {{attack: {attack}}}}}"
+    made = process.demo(*COMMON, f"seed={seed}", f"aggregator={rule}", method)
+    _, outcome = process.run(made, cache)
+    final = outcome.report.accuracy.final
+    honest = [final[c] for c in final if c not in HOSTILE]
+    return 0.0 if outcome.report.status != "finished" else mean(a for a in honest if a is not None)
+
+
+def _with(held: Held, key: tuple[str, str, int], value: float) -> Held:
+    document = json.loads(held.model_dump_json())
+    attack, rule, seed = key
+    document["found"].setdefault(attack, {}).setdefault(rule, {})[str(seed)] = value
+    return Held.model_validate(document)
+
+
+def section(held: Held) -> str:
+    """Its part of docs/benchmarks.md."""
+    rows = [[rule, *(_cell(held.found[attack][rule]) for attack in ATTACKS)] for rule in RULES]
+    return f"""## Hostile owners
+
+{OWNERS} owners of drawn images (all four styles mixed), {len(HOSTILE)} of them hostile; `fedavg` with the linear head,
+10 synchronous versions, seeds {SEEDS[0]} to {SEEDS[-1]}. Accuracy on the honest owners' test splits in percent, mean ±
+half of the 95 % interval. *sign flip*: ten times the other way; *noise*: a hundred times the update's length; *label
+flip*: trained on mirrored labels; *blow*: a million times the length. Each rule is told of two hostile ones where it
+can be told.
+
+{table(["rule", *ATTACKS], rows)}
+Read the first column too: what a rule costs where nobody attacks. Owners here are alike; where they differ, median and
+Krum take honest ones who differ for hostile. The rules as `aggregator` of an experiment:
+
+{_options()}
+
+Again: `python -m benchmarks hostile`.
+
+{place(held.where)}
+"""
+
+
+def _cell(found: Mapping[int, float]) -> str:
+    middle, half = interval([100 * found[seed] for seed in SEEDS])
+    return f"{middle:.1f} ± {half:.1f}"
+
+
+def _options() -> str:
+    return "\n".join(f"- {name}: `--set 'aggregator={rule}'`" for name, rule in RULES.items())

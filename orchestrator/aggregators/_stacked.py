@@ -1,0 +1,46 @@
+"""What rules share that look at all updates of a version side by side: they are kept, and stacked at the close.
+
+Memory: as many models as updates, float32. An update that lags is discounted before the rule sees it. Knows no rule.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from schemas.errors import AggregationError
+from workers.tensors import Tensors
+
+
+class Stacked(ABC):
+    """A fold over rows: x_i = discount_i * update_i, all tensors of an update in one row."""
+
+    def __init__(self, least: int, kept: Tensors | None = None) -> None:
+        self.least, self.kept = least, dict(kept or {})
+        self.rows: list[torch.Tensor] = []
+        self.weights: list[float] = []
+        self.form: Tensors = {}
+
+    @abstractmethod
+    def combine(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """rows: float32 (n, D). weights: float64 (n), > 0. The step, (D)."""
+
+    def add(self, client: str, update: Tensors, weight: float, discount: float) -> None:
+        """Keep one update."""
+        self.form = {name: update[name] for name in sorted(update)}
+        self.rows.append(discount * torch.cat([t.reshape(-1) for t in self.form.values()]))
+        self.weights.append(weight)
+
+    def result(self) -> Tensors:
+        """The step, float32. Raises AggregationError if there are fewer updates than the rule needs."""
+        if len(self.rows) < self.least:
+            raise AggregationError(
+                f"{len(self.rows)} updates, and the rule needs {self.least}", hint="raise rounds.floor"
+            )
+        step = self.combine(torch.stack(self.rows), torch.tensor(self.weights, dtype=torch.float64)).float()
+        parts = torch.split(step, [t.numel() for t in self.form.values()])
+        return {name: part.reshape(t.shape) for (name, t), part in zip(self.form.items(), parts, strict=True)}
+
+
+def weighted(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """sum(w_i x_i) / sum(w_i), summed in float64: (n, D), (n) -> (D)."""
+    return (weights @ rows.double()) / weights.sum()

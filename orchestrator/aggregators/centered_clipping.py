@@ -1,0 +1,52 @@
+"""The mean of updates, each clipped around where the last step was."""
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+
+from orchestrator.aggregators._stacked import Stacked
+from schemas.base import Frozen
+from workers.tensors import Tensors
+
+CENTRE = "centre"
+
+
+class CenteredClipping:
+    """v <- v + 1/n sum((x_i - v) min(1, tau / |x_i - v|)), a few times, from the step of the version before.
+
+    The centre is kept between versions, one per group. Weights are of no account. Karimireddy, He, Jaggi, Learning
+    from History for Byzantine Robust Optimization, arXiv 2012.10333. Their clients' momentum is not built, so
+    attacks that stay the same over many versions can drift the centre. An update that lags is discounted first.
+    """
+
+    class Params(Frozen):
+        """tau: how far an update may pull. steps: L."""
+
+        tau: PositiveFloat = 1.0
+        steps: PositiveInt = 3
+
+    def __init__(self, params: Params) -> None:
+        self.params, self.least = params, 1
+
+    def fold(self, kept: Tensors | None = None) -> "ClippingFold":
+        """An empty stack around the kept centre, or around 0."""
+        return ClippingFold(self.least, self.params, kept)
+
+
+class ClippingFold(Stacked):
+    """The updates so far. kept: the centre, float32 (D)."""
+
+    def __init__(self, least: int, params: CenteredClipping.Params, kept: Tensors | None) -> None:
+        super().__init__(least, kept)
+        self.params = params
+
+    def combine(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(n, D), (n) -> (D), which is the next centre too."""
+        x = rows.double()
+        known = self.kept.get(CENTRE)
+        point = torch.zeros(x.shape[1], dtype=torch.float64) if known is None else known.double()
+        for _ in range(self.params.steps):
+            away = x - point
+            shares = (self.params.tau / away.norm(dim=1).clamp(min=1e-300)).clamp(max=1.0)
+            point = point + (away * shares[:, None]).mean(dim=0)
+        self.kept = {CENTRE: point.float()}
+        return point

@@ -1,0 +1,50 @@
+"""The point with the least sum of distances to the updates."""
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+
+from orchestrator.aggregators._stacked import Stacked, weighted
+from schemas.base import Frozen
+from workers.tensors import Tensors
+
+
+class GeometricMedian:
+    """The point with the least weighted sum of distances to the updates, by a few smoothed steps of Weiszfeld (RFA).
+
+    v <- sum(b_i x_i) / sum(b_i), b_i = w_i / max(nu, |x_i - v|), from the weighted mean on. Less than half of the
+    weight may be anything. Pillutla et al., Robust Aggregation for Federated Learning, arXiv 1912.13445; four steps
+    as in their code. An update that lags is discounted first.
+    """
+
+    class Params(Frozen):
+        """steps: of Weiszfeld. smoothing: nu. tolerance: it ends when v moves by less than this share of its length."""
+
+        steps: PositiveInt = 4
+        smoothing: PositiveFloat = 1e-5
+        tolerance: PositiveFloat = 1e-6
+
+    def __init__(self, params: Params) -> None:
+        self.params, self.least = params, 3
+
+    def fold(self, kept: Tensors | None = None) -> "WeiszfeldFold":
+        """An empty stack."""
+        return WeiszfeldFold(self.least, self.params)
+
+
+class WeiszfeldFold(Stacked):
+    """The updates so far."""
+
+    def __init__(self, least: int, params: GeometricMedian.Params) -> None:
+        super().__init__(least)
+        self.params = params
+
+    def combine(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(n, D), (n) -> (D)."""
+        point, x = weighted(rows, weights), rows.double()
+        for _ in range(self.params.steps):
+            before = point
+            shares = weights / (x - point).norm(dim=1).clamp(min=self.params.smoothing)
+            point = weighted(rows, shares)
+            if float((point - before).norm()) <= self.params.tolerance * float(before.norm()):
+                break
+        return point

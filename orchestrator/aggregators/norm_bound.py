@@ -1,0 +1,43 @@
+"""The mean of updates, none of them longer than a bound."""
+
+import torch
+from pydantic import PositiveFloat
+
+from orchestrator.aggregators._stacked import Stacked, weighted
+from schemas.base import Frozen
+from workers.tensors import Tensors
+
+
+class NormBound:
+    """The weighted mean of the updates, each shortened to an L2 norm of `bound` where it is longer.
+
+    Who sends a large blow counts no more than others; who lies within the bound is not noticed. Sun et al., Can You
+    Really Backdoor Federated Learning?, arXiv 1911.07963, without their noise. An update that lags is discounted
+    first.
+    """
+
+    class Params(Frozen):
+        """bound: C. Three times the usual norm of an update is a good choice; `quorate report` does not tell it."""
+
+        bound: PositiveFloat = 1.0
+
+    def __init__(self, params: Params) -> None:
+        self.bound, self.least = params.bound, 1
+
+    def fold(self, kept: Tensors | None = None) -> "BoundFold":
+        """An empty stack."""
+        return BoundFold(self.least, self.bound)
+
+
+class BoundFold(Stacked):
+    """The updates so far."""
+
+    def __init__(self, least: int, bound: float) -> None:
+        super().__init__(least)
+        self.bound = bound
+
+    def combine(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(n, D), (n) -> (D): mean of x_i min(1, C / |x_i|)."""
+        lengths = rows.double().norm(dim=1)
+        shares = (self.bound / lengths.clamp(min=1e-300)).clamp(max=1.0)
+        return weighted(rows.double() * shares[:, None], weights)

@@ -1,0 +1,40 @@
+"""The mean of each number without its extremes."""
+
+import torch
+from pydantic import NonNegativeInt
+
+from orchestrator.aggregators._stacked import Stacked
+from schemas.base import Frozen
+from workers.tensors import Tensors
+
+
+class TrimmedMean:
+    """The mean of each number without its `hostile` largest and smallest values over the updates.
+
+    So many updates may be anything. Weights are of no account. Yin et al., Byzantine-Robust Distributed Learning,
+    arXiv 1803.01498. An update that lags is discounted first.
+    """
+
+    class Params(Frozen):
+        """hostile: k, how many values are dropped at either end."""
+
+        hostile: NonNegativeInt = 1
+
+    def __init__(self, params: Params) -> None:
+        self.hostile, self.least = params.hostile, 2 * params.hostile + 1
+
+    def fold(self, kept: Tensors | None = None) -> "TrimmedFold":
+        """An empty stack."""
+        return TrimmedFold(self.least, self.hostile)
+
+
+class TrimmedFold(Stacked):
+    """The updates so far."""
+
+    def __init__(self, least: int, hostile: int) -> None:
+        super().__init__(least)
+        self.hostile = hostile
+
+    def combine(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(n, D), (n) -> (D)."""
+        return rows.sort(dim=0).values[self.hostile : len(rows) - self.hostile].double().mean(dim=0)

@@ -1,0 +1,186 @@
+"""Robust rules against their definitions and their breakdown, with numbers derived here."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.blobs import FileBlobs
+from orchestrator.commits import Commits
+from orchestrator.plan import plan
+from schemas.base import Choice
+from schemas.errors import AggregationError, ConfigError
+from tests.runs.here import Fuse, Killed, run
+from tests.runs.test_crash import facts, operations, places
+from tests.runs.test_embedded import SLOW, SYNC, small
+from tests.toys import paint
+from workers.method import KEPT
+from workers.plugins import load
+from workers.tensors import Tensors
+
+ROBUST = {
+    "median": {"hostile": 2}, "trimmed_mean": {"hostile": 2}, "krum": {"hostile": 2}, "geometric_median": {"steps": 50},
+    "centered_clipping": {"tau": 1.0, "steps": 10}, "norm_bound": {"bound": 2.0},
+}  # fmt: skip
+
+
+def rule(name: str, **params: Any) -> Any:
+    return load("orchestrator.aggregators", Choice(name=name, params=params))
+
+
+def folded(made: Any, rows: list[list[float]], weights: list[float] | None = None, kept: Tensors | None = None) -> Any:
+    fold = made.fold(kept)
+    for i, row in enumerate(rows):
+        fold.add(f"client-{i}", {"w": torch.tensor(row)}, (weights or [1.0] * len(rows))[i], 1.0)
+    return fold
+
+
+def of(made: Any, rows: list[list[float]], weights: list[float] | None = None) -> list[float]:
+    found: list[float] = folded(made, rows, weights).result()["w"].tolist()
+    return found
+
+
+def test_the_median_takes_the_middle_and_of_two_their_mean() -> None:
+    assert of(rule("median"), [[1.0, 5.0], [9.0, 4.0], [2.0, 100.0]]) == [2.0, 5.0]
+    assert of(rule("median"), [[1.0], [2.0], [4.0], [100.0]]) == [3.0]
+
+
+def test_the_trimmed_mean_drops_the_ends_of_each_number() -> None:
+    rows = [[0.0, 1.0], [1.0, -50.0], [2.0, 2.0], [3.0, 3.0], [90.0, 4.0]]
+    assert of(rule("trimmed_mean", hostile=1), rows) == [2.0, 2.0]  # (1 + 2 + 3) / 3 and (1 + 2 + 3) / 3
+    assert of(rule("trimmed_mean", hostile=0), rows) == pytest.approx([19.2, -8.0])
+
+
+def test_krum_sums_squared_distances_to_its_nearest() -> None:
+    # n = 5, f = 1: two nearest each, at 0, 1, 3, 4 and 100. Squares: 0: 1 + 9 = 10; 1: 1 + 4 = 5; 3: 1 + 4 = 5;
+    # 4: 1 + 9 = 10; 100: 96^2 + 97^2. Of the equal 1 and 3 the first client counts. Of 0, 2, 3 and 5.2 the second wins:
+    # 4 + 9, 1 + 4, 1 + 4.84, 4.84 + 10.24. Fourth powers would put them 97, 17, 24, 128.
+    assert of(rule("krum"), [[0.0], [1.0], [3.0], [4.0], [100.0]]) == [1.0]
+    fold = folded(rule("krum"), [[0.0], [2.0], [3.0], [5.2], [100.0]])
+    scores = fold.scores(torch.stack(fold.rows).double())
+    assert scores[:4].tolist() == pytest.approx([13.0, 5.0, 5.84, 15.08], rel=1e-6)
+
+
+def test_multi_krum_is_the_mean_of_the_best() -> None:
+    rows = [[0.0], [1.0], [3.0], [4.0], [100.0], [2.0]]
+    # n = 6, f = 1: three nearest. 0: 1+4+9 = 14, 1: 1+1+4 = 6, 3: 1+1+4 = 6, 4: 1+4+9 = 14, 2: 1+1+4 = 6.
+    assert of(rule("krum", multi=3), rows) == [2.0]
+
+
+def test_the_geometric_median_of_three_corners_is_the_point_that_sees_them_at_120_degrees() -> None:
+    # (0, 0), (1, 0), (0, 1): Fermat's point is (t, t) with t = (3 - sqrt 3) / 6.
+    t = (3 - 3**0.5) / 6
+    assert of(rule("geometric_median", steps=500), [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) == pytest.approx(
+        [t, t], abs=1e-4
+    )
+
+
+def test_with_most_of_the_weight_one_update_is_the_geometric_median() -> None:
+    rows = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]
+    assert of(rule("geometric_median", steps=500), rows, [10.0, 1.0, 1.0]) == pytest.approx([0.0, 0.0], abs=1e-3)
+
+
+def test_no_update_is_longer_than_the_norm_bound() -> None:
+    # (3, 4) has length 5 and is shortened to 1: (0.6, 0.8). Mean with (0, 0.5), weights 1 and 3.
+    found = of(rule("norm_bound", bound=1.0), [[3.0, 4.0], [0.0, 0.5]], [1.0, 3.0])
+    assert found == pytest.approx([0.6 / 4, (0.8 + 1.5) / 4])
+
+
+def test_centred_clipping_by_hand_and_its_centre_is_kept() -> None:
+    # tau 1, one step from 0: (10 -> 1, 0.5, -0.5) / 3 = 1/3. Then from 1/3: (1, 1/6, -5/6) / 3 + 1/3 = 4/9.
+    made, rows = rule("centered_clipping", tau=1.0, steps=1), [[10.0], [0.5], [-0.5]]
+    first = folded(made, rows)
+    assert first.result()["w"].tolist() == pytest.approx([1 / 3])
+    second = folded(made, rows, kept=first.kept)
+    assert second.result()["w"].tolist() == pytest.approx([4 / 9])
+
+
+def test_the_discount_of_a_late_update_comes_before_the_rule() -> None:
+    fold = rule("median").fold()
+    for client, value, discount in (("a", 4.0, 0.5), ("b", 1.0, 1.0), ("c", 9.0, 1.0)):
+        fold.add(client, {"w": torch.tensor([value])}, 1.0, discount)
+    assert fold.result()["w"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@given(seed=st.integers(0, 10**6), size=st.floats(10, 1e6))
+def test_two_of_ten_hostile_updates_cannot_move_it_far_and_the_order_does_not_matter(
+    name: str, seed: int, size: float
+) -> None:
+    # Eight honest updates of length about 1 around (1, 0, 0, 0), two blows of any size in one direction.
+    draw = torch.Generator().manual_seed(seed)
+    honest = torch.tensor([1.0, 0, 0, 0]) + 0.1 * torch.randn(8, 4, generator=draw)
+    blow = torch.randn(4, generator=draw)
+    rows = torch.cat([honest, (size * blow / blow.norm()).expand(2, 4)])
+    order = torch.randperm(10, generator=draw)
+    straight, shuffled = (torch.tensor(of(rule(name, **ROBUST[name]), r.tolist())) for r in (rows, rows[order]))
+    assert torch.allclose(straight, shuffled, atol=1e-5)
+    away = float((straight - honest.mean(dim=0)).norm())
+    assert away < 1.2, "the mean is moved by a fifth of the blow"
+    mean = torch.tensor(of(rule("mean"), rows.tolist()))
+    assert float((mean - honest.mean(dim=0)).norm()) > 0.2 * size - 2
+
+
+@pytest.mark.parametrize(("name", "params", "least"), [("krum", {"hostile": 2}, 7), ("krum", {"multi": 4}, 7),
+    ("trimmed_mean", {"hostile": 2}, 5), ("median", {"hostile": 2}, 5), ("geometric_median", {}, 3)])  # fmt: skip
+def test_fewer_updates_than_a_rule_needs_are_refused(
+    images: Path, name: str, params: dict[str, int], least: int
+) -> None:
+    rows = [[float(i)] for i in range(least)]
+    of(rule(name, **params), rows)
+    with pytest.raises(AggregationError, match=f"the rule needs {least}"):
+        of(rule(name, **params), rows[1:])
+    with pytest.raises(ConfigError, match=f"needs {least} updates at least; use rounds.floor: {least}"):
+        plan(small(images, aggregator={"name": name, "params": params}, rounds={**SYNC, "floor": 1}))
+
+
+# --- whole runs
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint(tmp_path_factory.mktemp("images"))
+
+
+MODES = {
+    "synchronous": SYNC,
+    "k of n": {**SYNC, "quorum": 3, "floor": 3, "grace_s": 0.2, "deadline_s": 30, "max_staleness": 2},
+    "buffered": {**SYNC, "quorum": 3, "floor": 3, "refill": "at_arrival", "max_staleness": 5},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["median", "centered_clipping"])
+def test_runs_in_every_mode_and_the_centre_belongs_to_the_state(
+    images: Path, tmp_path: Path, name: str, mode: str
+) -> None:
+    outcome = run(small(images, aggregator={"name": name}, rounds=MODES[mode], simulate=SLOW), tmp_path)
+    assert outcome.report.version == 3
+    commits = Commits("r", FileBlobs(tmp_path / "blobs"))
+    last = commits.last()
+    assert last is not None
+    kept = set(commits.get_model(last.server)) if last.server else set()
+    assert kept == ({f"{KEPT}all/centre"} if name == "centered_clipping" else set())
+
+
+def test_killed_anywhere_the_centre_is_the_same(images: Path, tmp_path: Path) -> None:
+    made = small(images, aggregator={"name": "centered_clipping"}, rounds=MODES["buffered"], simulate=SLOW)
+    undisturbed = facts(run(made, tmp_path / "undisturbed"))
+    for place, after in places(operations(made, tmp_path / "counted"), 8):
+        root = tmp_path / f"killed-{place}"
+        with contextlib.suppress(Killed):
+            run(made, root, fuse=Fuse(place, after))
+        assert facts(run(made, root)) == undisturbed, f"killed {'after' if after else 'before'} operation {place}"
+
+
+def test_a_client_that_sends_a_blow_does_not_spoil_the_version(images: Path, tmp_path: Path) -> None:
+    method = {"name": "tests.runs.plugins:Blow", "params": {"client": "flat-0", "times": -50.0}}
+    accuracy = {}
+    for name in ("mean", "median", "geometric_median", "trimmed_mean"):
+        made = small(images, method=method, aggregator={"name": name}, rounds={**SYNC, "versions": 4})
+        accuracy[name] = run(made, tmp_path / name).report.accuracy.mean
+    assert all(accuracy[name] > accuracy["mean"] for name in accuracy if name != "mean"), accuracy
