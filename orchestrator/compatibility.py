@@ -43,11 +43,19 @@ def _updates(made: "Plan") -> Objections:
 
 
 def _rounds(made: "Plan") -> Objections:
-    """What the aggregator cannot do with so few updates."""
-    e, least = made.experiment, int(getattr(made.aggregator, "least", 1))
+    """What the aggregator cannot do with so few updates, and the selector without rounds."""
+    e, traits, least = made.experiment, made.method.traits, int(getattr(made.aggregator, "least", 1))
     yield (
         e.rounds.floor < least,
         f"aggregator {e.aggregator.name} with these params needs {least} updates at least; use rounds.floor: {least}",
+    )
+    yield (
+        bool(getattr(made.selector, "in_rounds", False)) and e.rounds.refill == "at_arrival",
+        f"selector {e.selector.name} asks a part of the clients per round; use rounds.refill: at_close",
+    )
+    yield (
+        hasattr(made.selector, "observe") and (not traits.sums or not traits.aggregates),
+        f"selector {e.selector.name} compares updates with the step of the model, which those of this method are not",
     )
 
 

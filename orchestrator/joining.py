@@ -73,6 +73,7 @@ class Joining:
         clients = [client for d in self.lineage.commit.descriptions for client in d.clients]
         book.home = homes(clients, self.lineage.state.assignment, book.rounds)
         book.trainers = trainers(self.lineage.commit.descriptions)
+        self.lineage.meet()
         self.desk.journal.record("joined", at, book.version, **_facts(decision.site, found))
 
     def _decide(self, manifest: Manifest) -> None:

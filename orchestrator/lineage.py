@@ -42,11 +42,17 @@ class Lineage:
         server = self.commits.get_model(commit.server) if commit.server else {}
         self.state = State(tensors=tensors, server=server, assignment=commit.assignment)
         self.plan.selector.load(commit.selector)
+        self.meet()
         self.intake.forget()
         self.journal.events.clear()
         asked = {client: o.task_id for o in commit.open if o.kind == "train" for client in o.clients}
         here = [(a.client, a.task_id, a.base) for a in commit.accepted]
         self.journal.record("loaded", commit.at, commit.version, open=asked, accepted=here)
+
+    def meet(self) -> None:
+        """Tell the selector who trains, with how many images, if it wants to know."""
+        if meet := getattr(self.plan.selector, "meet", None):
+            meet({c: s.train for d in self.commit.descriptions for c, s in d.clients.items() if s.train})
 
     def extend(self, book: Book, closed: Closed, at: float, cursor: str, made: State | None = None) -> Commit:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.
@@ -59,6 +65,7 @@ class Lineage:
         began, before = time.perf_counter(), self.state
         self.state = made or self.merge([(a, book.lag(a)) for a in counted], closed.version)
         merged = time.perf_counter()
+        self._show(before, counted, closed)
         stored = self._store(before, closed)
         changed = self._changed(closed, stored)
         self._enter(book, counted, closed, at, {"changed": sorted(changed), **waited})
@@ -98,6 +105,13 @@ class Lineage:
         ended = [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *self.dropped]
         self.blobs.delete(*(k for k in dict.fromkeys(ended) if not k.startswith(OWN) and k not in needed))
         self.intake.forget(needed)
+
+    def _show(self, before: State, counted: list[Accepted], closed: Closed) -> None:
+        """Let the selector see what was counted and how far the model of the group has moved, if it wants to."""
+        observe = getattr(self.plan.selector, "observe", None)
+        was, now = (state.tensors.get(closed.group, {}) for state in (before, self.state))
+        if observe and was and set(was) == set(now):
+            observe({a.client: self.intake.tensors(a) for a in counted}, {k: now[k] - was[k] for k in was})
 
     def _step(self, accepted: Accepted, lag: int) -> Tensors:
         # A delta as it is, or with `apply: mix` (FedAsync) the way from the current model to base + delta.

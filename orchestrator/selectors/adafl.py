@@ -1,0 +1,85 @@
+"""Attention: who ends far from the merged model is asked more often, and more are asked as the run goes on."""
+
+from collections.abc import Mapping, Sequence
+from math import log
+from random import Random
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt
+
+from schemas.base import Frozen
+from workers.tensors import Tensors, norm
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class AdaFL:
+    """Asks clients with the probability of their attention score, and a fraction of all that grows in stages.
+
+    Scores p begin as the shares of images and sum to 1. After a version, for the counted clients S: p_k <- alpha p_k +
+    (1 - alpha) P d_k / sum(d), P = sum of p over S and d_k = |delta_k - step|, how far the client ended from the merged
+    model; nobody else's score moves. An update that lags is measured against the version's step too, so that a model
+    that has moved on meanwhile is no distance. Nothing is sent for it. Chen, Chong, Quek, Dynamic Attention-based
+    Communication-Efficient Federated Learning, arXiv 2108.05765; rule, alpha and fractions are from memory.
+    A client that sends a far model on purpose is asked more often: set `rounds.max_norm`.
+    """
+
+    in_rounds = True
+    """It asks a part of all clients per round, which `refill: at_arrival` does not have."""
+
+    class Params(Frozen):
+        """alpha: memory; 1 is scores that never move. start, end: fractions of the clients, in stages over versions."""
+
+        alpha: float = Field(default=0.9, ge=0, le=1)
+        start: Share = 0.1
+        end: Share = 0.5
+        stages: PositiveInt = 5
+        over: PositiveInt = 100
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.scores: dict[str, float] = {}
+        self.merges = 0
+
+    def meet(self, sizes: Mapping[str, int]) -> None:
+        """Who trains, with how many images. A newcomer begins with its share, and the others make room."""
+        total, new = sum(sizes.values()), sorted(set(sizes) - set(self.scores))
+        room = 1 - sum(sizes[c] for c in new) / total if total else 1.0
+        self.scores = {c: p * room for c, p in self.scores.items()} | {c: sizes[c] / total for c in new}
+
+    def pick(self, free: Sequence[str], budget: int, random: Random) -> list[str]:
+        """At most `budget` of the free clients and the fraction of all, each as likely as its score."""
+        names = sorted(free)
+        count = min(budget, len(names), self.asked())
+        scores = [self.scores.get(c, 0.0) or 1e-12 for c in names]
+        if len(set(scores)) <= 1:
+            return random.sample(names, count)
+        # Efraimidis and Spirakis, Weighted random sampling with a reservoir: the greatest u^(1/p) are such a draw.
+        keys = {c: log(1 - random.random()) / p for c, p in zip(names, scores, strict=True)}
+        return sorted(names, key=lambda c: (-keys[c], c))[:count]
+
+    def asked(self) -> int:
+        """K = max(1, round(C N)) with C of the stage, which never falls."""
+        p, stages = self.params, self.params.stages
+        stage = min(stages - 1, self.merges * stages // p.over)
+        fraction = p.start if stages == 1 else p.start + (p.end - p.start) * stage / (stages - 1)
+        return max(1, round(fraction * len(self.scores)))
+
+    def observe(self, updates: Mapping[str, Tensors], step: Tensors) -> None:
+        """A version has been merged of these updates, float32 deltas, and the model has moved by `step`."""
+        self.merges += 1
+        away = {c: norm({k: u[k] - step[k] for k in u}) for c, u in updates.items() if c in self.scores}
+        total, mass = sum(away.values()), sum(self.scores[c] for c in away)
+        if total > 0:
+            alpha = self.params.alpha
+            for client, distance in away.items():
+                self.scores[client] = alpha * self.scores[client] + (1 - alpha) * mass * distance / total
+
+    def dump(self) -> dict[str, Any]:
+        """Scores, and how many versions it has seen."""
+        return {"scores": dict(sorted(self.scores.items())), "merges": self.merges}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """As dumped; nothing at the beginning."""
+        self.scores = {str(c): float(p) for c, p in state.get("scores", {}).items()}
+        self.merges = int(state.get("merges", 0))
