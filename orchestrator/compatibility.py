@@ -49,6 +49,16 @@ def _rounds(made: "Plan") -> Objections:
         e.rounds.floor < least,
         f"aggregator {e.aggregator.name} with these params needs {least} updates at least; use rounds.floor: {least}",
     )
+    calibrates = not getattr(made.aggregator, "discounts", True)
+    late = e.rounds.max_staleness > 0 and e.rounds.staleness.name != "constant"
+    yield (
+        calibrates and (late or e.rounds.apply != "delta"),
+        f"aggregator {e.aggregator.name} calibrates late updates itself; use staleness: constant and apply: delta",
+    )
+    yield (
+        calibrates and traits.groups,
+        f"aggregator {e.aggregator.name} knows one model, and method {e.method.name} keeps one per group",
+    )
     yield (
         bool(getattr(made.selector, "in_rounds", False)) and e.rounds.refill == "at_arrival",
         f"selector {e.selector.name} asks a part of the clients per round; use rounds.refill: at_close",

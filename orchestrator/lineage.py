@@ -37,7 +37,7 @@ class Lineage:
 
     def load(self, commit: Commit) -> None:
         """Stand where a commit stands."""
-        self.commit, self.models = commit, dict(commit.models)
+        self.commit, self.models, self.table = commit, dict(commit.models), dict(commit.table)
         tensors = {group: self.commits.get_model(blob) for group, blob in self.models[commit.version].items()}
         server = self.commits.get_model(commit.server) if commit.server else {}
         self.state = State(tensors=tensors, server=server, assignment=commit.assignment)
@@ -50,9 +50,11 @@ class Lineage:
         self.journal.record("loaded", commit.at, commit.version, open=asked, accepted=here)
 
     def meet(self) -> None:
-        """Tell the selector who trains, with how many images, if it wants to know."""
-        if meet := getattr(self.plan.selector, "meet", None):
-            meet({c: s.train for d in self.commit.descriptions for c, s in d.clients.items() if s.train})
+        """Tell selector and aggregator who trains, with how many images, if they want to know."""
+        sizes = {c: s.train for d in self.commit.descriptions for c, s in d.clients.items() if s.train}
+        for part in (self.plan.selector, self.plan.aggregator):
+            if meet := getattr(part, "meet", None):
+                meet(sizes)
 
     def extend(self, book: Book, closed: Closed, at: float, cursor: str, made: State | None = None) -> Commit:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.
@@ -72,6 +74,7 @@ class Lineage:
         self._open(book, closed, stored, changed, at)
         self._give_up_stale(book, at)
         self._keep_models(book, stored)
+        self._keep_updates(counted)
         self.commit = self._snapshot(book, counted, closed, at, cursor)
         standing = self.commits.write(self.commit)
         self.journal.events.clear()  # they are in the commit now, whatever happens next
@@ -87,6 +90,8 @@ class Lineage:
         for a, lag in counted:
             if a.group not in folds:
                 folds[a.group] = self.plan.method.fold(self.plan.aggregator, self.state, a.group)
+            if a.client in self.table and (recall := getattr(folds[a.group], "recall", None)):
+                recall(a.client, self.intake.tensors(self.table[a.client]))
             folds[a.group].add(a.client, self._step(a, lag), a.weight, discount(self.spec, lag))
         folded: Mapping[str, Tensors] = {group: fold.result() for group, fold in folds.items()}
         merged = _remembering(self.plan.method.merge(self.state, folded, self.spec.server_lr), self.state, folds)
@@ -102,6 +107,7 @@ class Lineage:
         needed = {blob.key for task in answerable for blob in task.private.values()}
         needed |= {key for task in answerable for key in keys.uploads_of(self.commits.run, task)}
         needed |= {blob.key for blob in (*book.private.values(), *(a.update for a in book.accepted.values()))}
+        needed |= {a.update.key for a in self.table.values()}
         ended = [*(a.update.key for a in self.commit.counted), *self.intake.rubbish, *self.dropped]
         self.blobs.delete(*(k for k in dict.fromkeys(ended) if not k.startswith(OWN) and k not in needed))
         self.intake.forget(needed)
@@ -190,6 +196,13 @@ class Lineage:
         server = [self.commit.server.key] if self.commit.server else []
         self.dropped = [*sorted(set(old) - used), *server]
 
+    def _keep_updates(self, counted: list[Accepted]) -> None:
+        """The last counted update of each client stays in the store, where the aggregator recalls them."""
+        if getattr(self.plan.aggregator, "recalls", False):
+            new = {a.client: a for a in counted}
+            self.dropped += [a.update.key for c, a in self.table.items() if c in new]
+            self.table |= new
+
     def _snapshot(self, book: Book, counted: list[Accepted], closed: Closed, at: float, cursor: str) -> Commit:
         server = self.commits.put_model(book.version, self.state.server) if self.state.server else None
         return Commit(
@@ -197,7 +210,7 @@ class Lineage:
             run=self.commit.run, at=at, began=self.commit.began, setting=self.commit.setting,
             descriptions=self.commit.descriptions,
             assignment=dict(self.state.assignment),
-            models=self.models, server=server, counted=tuple(counted), without=closed.without,
+            models=self.models, server=server, counted=tuple(counted), table=self.table, without=closed.without,
             selector=self.plan.selector.dump(), cursor=cursor,
             journal=self.commits.put_journal(book.version, self.journal.events),
         )  # fmt: skip

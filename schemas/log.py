@@ -109,6 +109,7 @@ class Commit(Frozen):
     answer could still be admitted. began: the run's clock at version 0. assignment: the group of each client, as the
     method says. rounds: those of the groups that go on.
     accepted: admitted, but for a later version. cursor: the last entry of the stream that this commit has taken in.
+    table: the last counted update of each client, where the aggregator recalls them.
     seq: number of training tasks so far. staleness: {lag: updates counted}.
     """
 
@@ -123,6 +124,7 @@ class Commit(Frozen):
     server: BlobRef | None = None
     private: dict[Name, BlobRef] = {}
     counted: tuple[Accepted, ...] = ()
+    table: dict[Name, Accepted] = {}
     without: tuple[Name, ...] = ()
     open: tuple[Open, ...] = ()
     expired: tuple[Open, ...] = ()

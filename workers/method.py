@@ -29,7 +29,8 @@ class Traits:
     trains on the images of all clients, which only a simulation can give it. needs_public: it wants images that are
     nobody's. cached: false if clients train on images themselves, inside the image tower. aggregates: false for a
     method that adds up by itself, so that no aggregator, `apply` or `server_lr` has a say. sees_each: the server
-    half looks at single updates, so that what becomes of their sum is not what becomes of them.
+    half looks at single updates, so that what becomes of their sum is not what becomes of them. groups: it may keep
+    several models, each for some of the clients.
     """
 
     sums: bool = True
@@ -41,6 +42,7 @@ class Traits:
     cached: bool = True
     aggregates: bool = True
     sees_each: bool = False
+    groups: bool = False
 
 
 @dataclass(frozen=True)

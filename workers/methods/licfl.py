@@ -41,7 +41,7 @@ class Licfl(LocalTraining):
         "newcomers, which the paper does not treat, are placed by the mean projection that is nearest to theirs",
         "the rule is chosen by the signed change of the model's norm alone; it prefers small steps (docs/log.md)",
     )
-    traits = Traits(sees_each=True)
+    traits = Traits(sees_each=True, groups=True)
 
     class Params(Training):
         """How a client trains what, and how the server groups and moves.
