@@ -150,7 +150,8 @@ class Job:
         personal = self.method.personal(self.setting, self.task.group, self.incoming, without_residual(private))
         metrics = {"accuracy": accuracy(personal, test), "examples": float(len(test))}
         if self.task.base == 0:
-            features, encodes = self.place.examples(self.setting, owner)
+            features, more = self.place.examples(self.setting, owner)
+            encodes += more
             frozen = Cosine(self.setting.texts, self.setting.scale)
             metrics["zero_shot"] = accuracy(frozen, part(features, owner.parts.test))
         return ClientResult(client=slot.client, metrics=_finite(metrics) | lost, encodes=encodes)
