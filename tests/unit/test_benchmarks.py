@@ -144,7 +144,11 @@ def test_a_crowd_is_walked_with_one_client_in_a_task_and_with_many(tmp_path: Pat
     for walk in (alone, shared):
         for version in walk.versions:
             assert version.whole == pytest.approx(sum(version.parts.values()), abs=1e-3)
-            assert min(version.parts.values()) >= 0 and version.parts["training"] > 0
+            # What a commit still takes after it has been told counts in the version behind it, where the remainder
+            # may fall short by as much.
+            timed = [seconds for part, seconds in version.parts.items() if part != "other"]
+            assert min(timed) >= 0 and version.parts["training"] > 0
+            assert version.parts["other"] >= -version.parts["commit"]
     assert shared.accuracy == pytest.approx(alone.accuracy, abs=0.1)
     told = crowd.section(crowd.Crowded(where=here(), clients=12, asked=6, walks=(alone, shared)))
     assert "| part | 1 per task | 4 per task |" in told
