@@ -370,7 +370,7 @@ def test_a_path_from_home_is_the_users(write: Any, monkeypatch: pytest.MonkeyPat
         ("method.name=fedclap", "no methods plugin 'fedclap' (did you mean 'fedclip'?)"),
         ("method.name=_clip", "no methods plugin"),
         ("method.name=../plan", "no methods plugin"),
-        ("codec.name=zip", "there are: fp16, int8, raw"),
+        ("codec.name=zip", "there are: cvlc, fp16, int8, raw"),
         ("aggregator.name=main", "did you mean 'mean'?"),
         ("selector.name=unifrom", "did you mean 'uniform'?"),
         ("data.name=shape", "did you mean 'shapes'?"),
