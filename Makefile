@@ -1,6 +1,6 @@
 # Everything a newcomer types. Needs Python 3.11+, git and make; all else is installed into .venv, pinned and hashed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-stack test-faults test-compose bench chaos soak env screenshots clean python
+.PHONY: help setup demo check test test-matrix test-stack test-faults test-compose bench chaos soak env screenshots clean python
 SHELL := /bin/bash -o pipefail
 
 VENV ?= .venv
@@ -29,6 +29,9 @@ check: $(READY) ## Lint, format, types (mypy --strict), import rules
 
 test: $(READY) ## Unit, contract, paper and embedded-run tests: no server, no Docker
 	$(BIN)/pytest -m "not stack and not compose"
+
+test-matrix: $(READY) ## Every allowed combination of method, codec, selector, aggregator and mode, on toy data
+	QUORATE_MATRIX=1 $(BIN)/pytest -s -q --timeout 3600 tests/runs/test_matrix.py
 
 test-stack: $(READY) ## Tests on a real Valkey, S3, Celery workers and Celery Flower, started here
 	$(BIN)/pytest -m "stack and not faults"

@@ -49,6 +49,10 @@ def _rounds(made: "Plan") -> Objections:
         e.rounds.floor < least,
         f"aggregator {e.aggregator.name} with these params needs {least} updates at least; use rounds.floor: {least}",
     )
+    yield (
+        traits.groups and least > 1,
+        f"aggregator {e.aggregator.name} needs {least} updates, and a group of method {e.method.name} may have fewer",
+    )
     calibrates = not getattr(made.aggregator, "discounts", True)
     late = e.rounds.max_staleness > 0 and e.rounds.staleness.name != "constant"
     yield (

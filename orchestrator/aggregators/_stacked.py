@@ -27,7 +27,7 @@ class Stacked(ABC):
     def add(self, client: str, update: Tensors, weight: float, discount: float) -> None:
         """Keep one update."""
         self.form = {name: update[name] for name in sorted(update)}
-        self.rows.append(discount * torch.cat([t.reshape(-1) for t in self.form.values()]))
+        self.rows.append(discount * torch.cat([torch.zeros(0), *(t.reshape(-1) for t in self.form.values())]))
         self.weights.append(weight)
 
     def result(self) -> Tensors:
@@ -36,6 +36,8 @@ class Stacked(ABC):
             raise AggregationError(
                 f"{len(self.rows)} updates, and the rule needs {self.least}", hint="raise rounds.floor"
             )
+        if not self.form:  # of a method that sends no tensors
+            return {}
         step = self.combine(torch.stack(self.rows), torch.tensor(self.weights, dtype=torch.float64)).float()
         parts = torch.split(step, [t.numel() for t in self.form.values()])
         return {name: part.reshape(t.shape) for (name, t), part in zip(self.form.items(), parts, strict=True)}
