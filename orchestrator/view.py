@@ -16,6 +16,7 @@ from rich.text import Text
 
 from schemas.experiment import Experiment
 from schemas.log import Event
+from schemas.messages import ALL
 from workers.data.progress import Pace, Step
 
 ALIKE = 3
@@ -143,7 +144,9 @@ class View:
     def _closed(self, event: Event) -> None:
         self.version = event.version
         without = self._some(event.facts["without"])
+        group = event.facts.get("group", ALL)
         line = f"v{event.version:<3} {event.facts['counted']:>3} counted ({event.facts['late']} late)"
+        line += "" if group == ALL else f" of {plain(group)}"
         line += f"  t={event.at - self.began:.1f} s" + (f"  without {without}" if without else "")
         self._say(line)
         self.round.clear()

@@ -71,6 +71,13 @@ def test_where_there_is_no_terminal_each_version_is_a_plain_line() -> None:
     assert len(lines) == 6
 
 
+def test_of_several_groups_the_one_that_closed_is_named() -> None:
+    console = _console(terminal=False)
+    closed = _event("closed", 9.5, 1, counted=3, late=0, without=[], group="cohort-1")
+    _watch(console, [*RUN[:4], closed])
+    assert _text(console).splitlines()[-1] == "v1     3 counted (0 late) of cohort-1  t=4.5 s"
+
+
 def test_a_plain_line_is_not_broken_however_many_it_closes_without() -> None:
     console = _console(terminal=False)
     everyone = [f"client-{i}" for i in range(60)]
