@@ -1,6 +1,6 @@
 # Everything a newcomer types. Needs Python 3.11+, git and make; all else is installed into .venv, pinned and hashed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-matrix test-stack test-faults test-compose bench chaos soak env screenshots clean python
+.PHONY: help setup demo check test test-matrix test-stack test-faults test-compose bench bench-methods chaos soak env screenshots clean python
 SHELL := /bin/bash -o pipefail
 
 VENV ?= .venv
@@ -44,6 +44,9 @@ test-compose: $(READY) ## Tests on a Docker engine: build the image, docker comp
 
 bench: $(READY) ## Measure overhead, time to target and accuracy; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+bench-methods: $(READY) ## Study METHOD against FedAvg and its own ablations; goes on where it was; writes docs/studies.md
+	$(BIN)/python -m benchmarks.study $(METHOD)
 
 chaos: $(READY) ## Kill, freeze and cut off parts of a running stack for MINUTES (10), audit every run
 	$(BIN)/python -m scripts.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))

@@ -1,0 +1,1 @@
+"""One study per method, in the setting that its paper claims something of: `make bench-methods METHOD=x`."""

@@ -1,0 +1,144 @@
+"""`python -m benchmarks.study METHOD ...`: a method against FedAvg and its own ablations; writes docs/studies.md.
+
+A study is a file of benchmarks/studies/ with a STUDY. What is measured is kept per arm and seed of this commit, after
+every run: said again it goes on.
+"""
+
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from benchmarks import studies
+from benchmarks.accuracy import SEEDS, interval
+from benchmarks.machine import Where, here
+from benchmarks.markdown import place, table
+from infra import logs, settings
+from schemas.base import Frozen
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "studies.md"
+HEAD = """# Studies of methods
+
+Written by `make bench-methods METHOD=x` (`python -m benchmarks.study`) from what it measured, whatever came out. Mean ±
+half of the 95 % interval over five seeds (Student t); differences are paired by seed. An interval without 0 is a
+difference at 95 %, not corrected for the number of comparisons.
+"""
+
+Arm = Callable[[int, Path], dict[str, float]]
+"""(seed, cache) -> numbers by name."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """claim: of the paper. setting, baseline: here. arms: by name. pairs: (arm, other, number) that are compared.
+
+    read: what follows from the measured numbers, or does not, in a sentence.
+    """
+
+    claim: str
+    setting: str
+    arms: dict[str, Arm]
+    pairs: tuple[tuple[str, str, str], ...]
+    read: Callable[["Studied"], str]
+
+
+class Studied(Frozen):
+    """{arm: {seed: {number: value}}}, for one state of the code. seconds: per run, of the wall."""
+
+    where: Where
+    arms: dict[str, dict[int, dict[str, float]]] = {}
+    seconds: dict[str, dict[int, float]] = {}
+
+    def values(self, arm: str, number: str) -> list[float]:
+        """One number by seed. Raises KeyError if it was not measured."""
+        return [self.arms[arm][seed][number] for seed in SEEDS]
+
+    def difference(self, arm: str, other: str, number: str) -> tuple[float, float]:
+        """Mean of how much the first is above the other, paired by seed, and half of its 95 % interval."""
+        pairs = zip(self.values(arm, number), self.values(other, number), strict=True)
+        return interval([a - b for a, b in pairs])
+
+
+def measure(name: str, cache: Path) -> Studied:
+    """Run what the results of this commit lack, one seed of all arms after the other, and write after every run."""
+    path, study, where = RESULTS / f"study_{name}.json", load(name), here()
+    found = Studied.model_validate_json(path.read_text()) if path.exists() else Studied(where=where)
+    if found.where.commit != where.commit:
+        found = Studied(where=where)
+    for seed, arm in ((s, a) for s in SEEDS for a in study.arms if s not in found.arms.get(a, {})):
+        began = time.perf_counter()
+        numbers = study.arms[arm](seed, cache)
+        found.arms.setdefault(arm, {})[seed] = numbers
+        found.seconds.setdefault(arm, {})[seed] = round(time.perf_counter() - began, 1)
+        path.write_text(found.model_dump_json(indent=1) + "\n")
+        click.echo(f"{name} seed {seed} {arm}: {numbers}, {found.seconds[arm][seed]} s", err=True)
+    return found
+
+
+def load(name: str) -> Study:
+    """The study of that name."""
+    study: Study = importlib.import_module(f"benchmarks.studies.{name}").STUDY
+    return study
+
+
+def there() -> list[str]:
+    """The names of all studies."""
+    return sorted(m.name for m in pkgutil.iter_modules(studies.__path__))
+
+
+def write() -> None:
+    """docs/studies.md, from the results that are complete."""
+    parts = [HEAD]
+    for name in there():
+        path = RESULTS / f"study_{name}.json"
+        found = Studied.model_validate_json(path.read_text()) if path.exists() else None
+        if found and all(len(found.arms.get(arm, {})) == len(SEEDS) for arm in load(name).arms):
+            parts.append(section(name, load(name), found))
+    PAGE.write_text("\n".join(parts))
+
+
+def section(name: str, study: Study, found: Studied) -> str:
+    """Its part of the page."""
+    numbers = list(dict.fromkeys(n for arm in study.arms for n in found.arms[arm][SEEDS[0]]))
+    rows = [[arm, *(_cell(found, arm, n) for n in numbers), f"{interval(list(found.seconds[arm].values()))[0]:.1f}"]
+            for arm in study.arms]  # fmt: skip
+    differences = [[f"{a} - {b}", n, "{:+.2f} ± {:.2f}".format(*found.difference(a, b, n))] for a, b, n in study.pairs]
+    return f"""## {name}
+
+**Claim.** {study.claim}
+
+**Setting.** {study.setting}
+
+{table(["arm", *numbers, "s per run"], rows)}
+{table(["difference", "of", "mean and interval"], differences)}
+**What came out.** {study.read(found)}
+
+{place(found.where)}
+"""
+
+
+def _cell(found: Studied, arm: str, number: str) -> str:
+    if number not in found.arms[arm][SEEDS[0]]:
+        return ""
+    middle, half = interval(found.values(arm, number))
+    return f"{middle:.2f} ± {half:.2f}"
+
+
+@click.command(help=__doc__)
+@click.argument("methods", nargs=-1, type=click.Choice(there()))
+def main(methods: tuple[str, ...]) -> None:
+    logs.setup("warning")
+    RESULTS.mkdir(exist_ok=True)
+    for name in methods:
+        measure(name, settings.read().cache)
+    write()
+    click.echo(f"wrote {PAGE.relative_to(Path(__file__).parent.parent)}", err=True)
+
+
+if __name__ == "__main__":
+    main()
