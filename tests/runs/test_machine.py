@@ -86,8 +86,10 @@ METHODS = st.sampled_from([
     FEDAVG,
     {"name": "tests.runs.plugins:Halves", "params": {"right": ["c1c1", "c2"], "moves": {1: "c0", 2: "c2"}}},
     {"name": "tests.runs.plugins:Halves", "params": {"right": ["c1c1", "c2"], "joined": 3}},
+    {"name": "tests.runs.plugins:Refining", "params": {"last": 4}},
+    {"name": "tests.runs.plugins:RefiningHalves", "params": {"right": ["c1c1", "c2"]}},
 ])  # fmt: skip
-"""One group, or two: clients move, or one of the groups ends."""
+"""One group, or two: clients move, or one of the groups ends. Or a worker goes on with merged models."""
 
 
 class Engine(RuleBasedStateMachine):

@@ -27,7 +27,7 @@ from schemas.experiment import Experiment, Setting
 from schemas.log import Commit, Event
 from schemas.messages import ALL, BlobRef, ClientResult, Description, Grant, Manifest, Split, Task, TaskFailure
 from workers.pipeline import Label, write_update
-from workers.tensors import generator, pack
+from workers.tensors import generator, pack, unpack
 
 BEAT_S = 3.0
 
@@ -287,6 +287,8 @@ class World:
             facts = {"run": task.run, "task_id": task.task_id, "attempt": task.attempt}
             return TaskFailure.model_validate({**facts, "code": how, "message": "bad luck"})
         try:
+            if task.kind == "merge":
+                return self._merges(task, how)
             results = tuple(self._result(task, i, how) for i in range(len(task.clients)))
         except BlobMissing:  # the task is too stale, and nobody waits for it
             return self.works(task, "infra")
@@ -303,6 +305,26 @@ class World:
             "one fails": {"results": (_failed(results[0]), *results[1:])},
         }
         manifest = manifest.model_copy(update=changes.get(how, {}))
+        return manifest.model_dump_json()[:-5] if how == "unreadable" else manifest
+
+    def _merges(self, task: Task, how: str) -> Manifest | str:
+        """What a worker makes of a merged model: it moves it by a little, the same in each attempt, or does worse."""
+        for ref in task.inputs.values():
+            self.blobs.get(ref.blob)  # all of them are there for as long as it may be done
+        merged = unpack(self.blobs.get(task.inputs["model"].blob))
+        moved = {"w": merged["w"] + 0.01 * torch.randn(2, generator=generator(task.seed, task.task_id))}
+        odd = {"not finite": {"w": moved["w"] * torch.nan}, "shapes": {"w": torch.zeros(3)}, "names": {"v": moved["w"]}}
+        data = {"garbage": b"no safetensors", "too large": bytes(200_000)}.get(how) or pack(odd.get(how, moved))
+        key = task.outputs["model"].key
+        made = BlobRef(key=key, sha256=digest(data), size=len(data)) if how == "absent" else self._once(key, data)
+        changes: dict[str, dict[str, object]] = {
+            "wrong hash": {"sha256": "0" * 64}, "not granted": {"key": "runs/r/experiment.json"},
+        }  # fmt: skip
+        manifest = Manifest(
+            run="other" if how == "other run" else task.run, attempt=task.attempt, worker="w", seconds=0.1,
+            task_id="v0-nobody-99" if how == "unknown task" else task.task_id,
+            outputs={"model": made.model_copy(update=changes.get(how, {}))} if not how.startswith("no ") else {},
+        )  # fmt: skip
         return manifest.model_dump_json()[:-5] if how == "unreadable" else manifest
 
     def _result(self, task: Task, number: int, how: str) -> ClientResult:
