@@ -19,13 +19,17 @@ from schemas.messages import ALL, BlobRef, ClientResult
 
 @dataclass
 class Book(Tasks):
-    """All that decides: the tasks of the run, and what became of them."""
+    """All that decides: the tasks of the run, and what became of them.
+
+    closing: the group whose round is closed and whose model is with a worker; its arrivals wait at the door.
+    """
 
     accepted: dict[tuple[str, str], Accepted] = field(default_factory=dict)
     seen: set[tuple[str, int, str]] = field(default_factory=set)
     ledger: dict[str, Share] = field(default_factory=dict)
     private: dict[str, BlobRef] = field(default_factory=dict)
     staleness: dict[int, int] = field(default_factory=dict)
+    closing: str | None = None
 
     @classmethod
     def of(cls, spec: Rounds, commit: Commit) -> "Book":

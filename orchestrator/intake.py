@@ -53,11 +53,11 @@ class Intake:
 
     def next_due(self, book: Book) -> float:
         """When the next held manifest may be let in; infinity if none is held."""
-        return min((h.due for h in book.held), default=float("inf"))
+        return min((h.due for h in book.held if not _waits(book, h)), default=float("inf"))
 
     def release(self, book: Book, now: float, models: dict[str, Tensors], named: Collection[str] = ()) -> None:
         """Let in what is due, in the order in which it fell due; and the named tasks, due or not."""
-        due = [h for h in book.held if h.due <= now or h.manifest.task_id in named]
+        due = [h for h in book.held if (h.due <= now or h.manifest.task_id in named) and not _waits(book, h)]
         book.held = [h for h in book.held if h not in due]
         for held in sorted(due, key=lambda h: (h.due, h.manifest.task_id)):
             self._let_in(book, held, models)
@@ -187,3 +187,9 @@ class Intake:
         if self.used + size(tensors) <= BUDGET:
             self.kept[accepted.update.key] = tensors
             self.used += size(tensors)
+
+
+def _waits(book: Book, held: Held) -> bool:
+    """Whether a manifest is of a round that is closed already: how late it is, only the next version tells."""
+    task = book.find(held.manifest) if book.closing is not None else None
+    return task is not None and task.kind == "train" and task.group == book.closing

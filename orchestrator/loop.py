@@ -214,7 +214,7 @@ class Loop:
 
     def end_merge(self, decision: Refined, at: float) -> None:
         """Commit what a worker made of the merged model, or that model."""
-        closed, state = self.merging.ends(decision)
+        closed, state = self.merging.ends(decision, at)
         facts = {"group": decision.group, "model": decision.model is not None, "reason": decision.refused}
         self.journal.record("refined", at, closed.version + 1, **facts)
         self.commit(closed, at, state)

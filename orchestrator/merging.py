@@ -61,7 +61,7 @@ class Merging:
             inputs=self._inputs(state.tensors[closed.group], counted),
         )  # fmt: skip
         book.open[task.task_id] = task.model_copy(update={"started_at": at if self.desk.instant else None})
-        self.underway = Underway(closed, state, task)
+        self.underway, book.closing = Underway(closed, state, task), closed.group
         return book.open[task.task_id]
 
     def is_for(self, manifest: Manifest) -> bool:
@@ -104,8 +104,11 @@ class Merging:
             model=None if refused else now.came, refused=said[:500],
         )  # fmt: skip
 
-    def ends(self, decision: Refined) -> tuple[Closed, State]:
-        """The closing and the state that it makes, as decided. What lies in the store for the task is rubbish then."""
+    def ends(self, decision: Refined, at: float) -> tuple[Closed, State]:
+        """The closing and the state that it makes, as decided. What lies in the store for the task is rubbish then.
+
+        Who came meanwhile comes now.
+        """
         now = self.underway
         assert now is not None, "hindsight lets no other decision in"
         state, run, task = now.state, self.lineage.commit.run, self.desk.book.open.get(now.task.task_id, now.task)
@@ -115,8 +118,11 @@ class Merging:
             if not isinstance(made, Rejected):
                 tensors = {**state.tensors, now.closed.group: made}
                 state = State(tensors=tensors, server=state.server, assignment=state.assignment)
-        self.desk.book.open.pop(task.task_id, None)
-        self.desk.book.expired.pop(task.task_id, None)
+        book = self.desk.book
+        book.open.pop(task.task_id, None)
+        book.expired.pop(task.task_id, None)
+        book.closing = None
+        book.held = [h.model_copy(update={"due": max(h.due, at)}) for h in book.held]
         own = [keys.start(run, task.task_id, n) for n in range(1, self.desk.attempts + 1)]
         self.lineage.intake.rubbish += [*own, task.inputs[MODEL].key]
         self.begin()
