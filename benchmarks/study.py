@@ -64,9 +64,9 @@ class Studied(Frozen):
         return interval([a - b for a, b in pairs])
 
 
-def measure(name: str, cache: Path) -> Studied:
+def measure(study: Study, path: Path, cache: Path) -> Studied:
     """Run what the results of this commit lack, one seed of all arms after the other, and write after every run."""
-    path, study, where = RESULTS / f"study_{name}.json", load(name), here()
+    where = here()
     found = Studied.model_validate_json(path.read_text()) if path.exists() else Studied(where=where)
     if found.where.commit != where.commit:
         found = Studied(where=where)
@@ -76,7 +76,7 @@ def measure(name: str, cache: Path) -> Studied:
         found.arms.setdefault(arm, {})[seed] = numbers
         found.seconds.setdefault(arm, {})[seed] = round(time.perf_counter() - began, 1)
         path.write_text(found.model_dump_json(indent=1) + "\n")
-        click.echo(f"{name} seed {seed} {arm}: {numbers}, {found.seconds[arm][seed]} s", err=True)
+        click.echo(f"seed {seed}, {arm}: {numbers}, {found.seconds[arm][seed]} s", err=True)
     return found
 
 
@@ -135,7 +135,7 @@ def main(methods: tuple[str, ...]) -> None:
     logs.setup("warning")
     RESULTS.mkdir(exist_ok=True)
     for name in methods:
-        measure(name, settings.read().cache)
+        measure(load(name), RESULTS / f"study_{name}.json", settings.read().cache)
     write()
     click.echo(f"wrote {PAGE.relative_to(Path(__file__).parent.parent)}", err=True)
 

@@ -108,7 +108,8 @@ STUDY = Study(
     f"`fedavg` on the data of the race with {OWNERS} owners of two of 40 classes each, 10 "
     f"of them in each of {VERSIONS} "
     f"synchronous versions, 2,560 numbers and more in a linear head; with codecs {RUN_BITS:g} bits per number, error "
-    f"feedback, equally many uploads and, but for float32, equally many bytes; mean of the last {LAST} evaluations.",
+    f"feedback, equally many uploads and, but for float32, equally many bytes within 3 %; "
+    f"mean of the last {LAST} evaluations.",
     arms=ARMS,
     pairs=PAIRS,
     read=read,

@@ -7,7 +7,21 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import accuracy, crowd, embedded, encode, epoch, job, many, memory, overhead, page, process, throughput
+from benchmarks import (
+    accuracy,
+    crowd,
+    embedded,
+    encode,
+    epoch,
+    job,
+    many,
+    memory,
+    overhead,
+    page,
+    process,
+    study,
+    throughput,
+)
 from benchmarks.__main__ import main
 from benchmarks.accuracy import Score, Scores
 from benchmarks.machine import here
@@ -184,3 +198,45 @@ def test_what_encoding_once_saves_by_hand() -> None:
     other, ours = found.totals()
     assert other == pytest.approx(94_536) and ours == pytest.approx(3636 * (0.1 + 4.056 / 256))
     assert "**421 times, reached.**" in epoch.section(found)
+
+
+def studied(first: list[float], other: list[float]) -> study.Studied:
+    arms = {name: {s: {"x": v} for s, v in enumerate(values)} for name, values in (("a", first), ("b", other))}
+    seconds = {name: dict.fromkeys(range(5), 1.5) for name in arms}
+    return study.Studied(where=here(), arms=arms, seconds=seconds)
+
+
+def test_a_study_tells_its_claim_its_numbers_and_their_difference_by_seed() -> None:
+    # Differences 1, 2, 3, 2, 2: mean 2, standard deviation sqrt(1/2), so 2.776 * 0.7071 / sqrt(5) = 0.88.
+    found = studied([2, 4, 6, 6, 7], [1, 2, 3, 4, 5])
+    made = study.Study("more", "here", {"a": planted, "b": planted}, (("a", "b", "x"),), lambda _: "It is.")
+    told = study.section("some", made, found)
+    assert "**Claim.** more" in told and "**What came out.** It is." in told
+    assert "| a - b | x | +2.00 ± 0.88 |" in told and "| b | 3.00 ± 1.96 | 1.5 |" in told
+
+
+def planted(seed: int, cache: Path) -> dict[str, float]:
+    return {"x": float(seed)}
+
+
+def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    seeds: list[int] = []
+
+    def counted(seed: int, cache: Path) -> dict[str, float]:
+        seeds.append(seed)
+        if len(seeds) == 3:
+            raise KeyboardInterrupt
+        return {"x": float(seed)}
+
+    made, path = study.Study("", "", {"a": counted}, (), lambda _: ""), tmp_path / "some.json"
+    with pytest.raises(KeyboardInterrupt):
+        study.measure(made, path, tmp_path)
+    assert study.measure(made, path, tmp_path).values("a", "x") == [0, 1, 2, 3, 4]
+    assert seeds == [0, 1, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", study.there())
+def test_every_study_compares_arms_that_it_has(name: str) -> None:
+    made = study.load(name)
+    assert made.claim and made.setting and made.pairs
+    assert {arm for first, other, _ in made.pairs for arm in (first, other)} <= set(made.arms)
