@@ -57,7 +57,8 @@ def test_a_task_that_a_broken_connection_took_with_it_is_sent_again(stage: Field
     with orders.tell("wait", "flat-0", 1):
         orchestrator = stage.run("astray", rounds={**SYNC, "deadline_s": 600})
         orders.trains("flat-0", 1)
-        assert memory.rpop(KEYS + "quorate.pool"), "the others' tasks wait"  # and nobody hears of this one again
+        eventually(lambda: memory.llen(KEYS + "quorate.pool") > 0, "the others' tasks wait")
+        assert memory.rpop(KEYS + "quorate.pool")  # and nobody hears of this one again
     orchestrator.leaves()
     stage.equals("astray", undisturbed)
     assert [e.facts["reason"] for e in stage.events("astray", "resent")] == ["lost on the way"]
