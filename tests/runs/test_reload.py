@@ -28,7 +28,7 @@ class Turns:
     def pick(self, free: Sequence[str], budget: int, random: Random) -> list[str]:
         return [*free[self.turn % max(1, len(free)) :], *free][:budget]
 
-    def observe(self, client: str, update: object, merged: object) -> None:
+    def observe(self, updates: Mapping[str, object], step: object) -> None:
         """Nothing."""
 
     def dump(self) -> dict[str, Any]:
