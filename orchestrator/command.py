@@ -19,6 +19,7 @@ from infra.runtime import Runtime, Work, connect
 from infra.settings import Settings
 from orchestrator import patience, preflight, results, tables, view
 from orchestrator import run as runs
+from orchestrator.commits import Commits
 from orchestrator.interrupts import HeedingStream, Interrupts
 from orchestrator.plan import Plan, in_time, plan, read_experiment
 from orchestrator.shelf import named
@@ -83,7 +84,7 @@ def carry_out(
             interrupts,
             view.View(experiment, name, console, made.versions) as shown,
             _served(made, name, environment) as counts,
-            _drawn(name, environment) as lines,
+            _drawn(name, environment, Commits(name, runtime.blobs)) as lines,
             progress.heard(shown.encoded),
         ):
             watch = _each(interrupts.watch, shown.watch, *counts, *lines)
@@ -128,14 +129,14 @@ def _served(made: Plan, name: str, environment: Settings) -> Iterator[list[Calla
 
 
 @contextmanager
-def _drawn(name: str, environment: Settings) -> Iterator[list[Callable[[Event], None]]]:
+def _drawn(name: str, environment: Settings, commits: Commits) -> Iterator[list[Callable[[Event], None]]]:
     """Who writes for TensorBoard while the block runs: nobody, if no folder is set. Raises ConfigError."""
     if not environment.tensorboard:
         yield []
         return
     from orchestrator.tensorboard import sink  # noqa: PLC0415
 
-    with sink(Path(environment.tensorboard) / name) as made:
+    with sink(Path(environment.tensorboard) / name, commits.journal) as made:
         yield [made.watch]
 
 

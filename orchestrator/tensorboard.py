@@ -3,15 +3,20 @@
 Knows events and TensorBoard's own writer (the extra `tensorboard`). Decides nothing, and is no source of anything.
 """
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
+
+import structlog
 
 from orchestrator.extras import needed
 from orchestrator.scores import Evaluation, Scores
 from schemas.errors import ConfigError
 from schemas.log import Event
+
+log = structlog.get_logger()
 
 Scalar = tuple[str, int, float]
 """Tag, version, value."""
@@ -69,36 +74,70 @@ def _evaluated(whole: Evaluation) -> Iterator[Scalar]:
 
 
 class Sink:
-    """Writes the scalars of events into a folder that TensorBoard reads, as they come."""
+    """Writes the scalars of events into a folder that TensorBoard reads, as they come.
 
-    def __init__(self, folder: Path) -> None:
+    before: what was committed of the run until now. It is asked for at the first event, when the run is this process's
+    own, and takes the place of what the folder holds: an earlier life may have told what was never committed.
+    """
+
+    def __init__(self, folder: Path, before: Callable[[], Iterable[Event]] = tuple) -> None:
         needed("TensorBoard", "tensorboard", extra="tensorboard")
         from tensorboard.summary.writer.event_file_writer import EventFileWriter  # noqa: PLC0415
 
-        self.scalars = Scalars()
+        self.scalars, self.before, self.begun, self.lost = Scalars(), before, False, False
         try:
             self.writer = EventFileWriter(str(folder))
         except OSError as e:
             raise ConfigError(f"cannot write to {folder}: {e.strerror or e}", hint="name a folder of yours") from None
 
     def watch(self, event: Event) -> None:
-        """Take in one event."""
-        from tensorboard.compat.proto.event_pb2 import Event as Line  # noqa: PLC0415
-        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
-
-        for tag, step, value in self.scalars.take(event):
-            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-            self.writer.add_event(Line(wall_time=event.wall, step=step, summary=summary))
+        """Take in one event. Where nothing can be written any more the run goes on, and its scalars do not."""
+        try:
+            if event.event != "away" and not self.begun:  # who waits for a store has no lease yet
+                self._begin(list(self.before()))
+            self._write(event)
+        except OSError as e:
+            self._give_up(e)
 
     def close(self) -> None:
         """Everything is in the file."""
-        self.writer.close()
+        try:
+            self.writer.close()
+        except OSError as e:
+            self._give_up(e)
+
+    def _begin(self, earlier: list[Event]) -> None:
+        """TensorBoard forgets what it has read of this folder, and reads this instead."""
+        from tensorboard.compat.proto.event_pb2 import Event as Line  # noqa: PLC0415
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # noqa: PLC0415
+
+        self.begun = True
+        start = SessionLog(status=SessionLog.START)
+        self.writer.add_event(Line(wall_time=time.time(), step=0, session_log=start))
+        for event in earlier:
+            self._write(event)
+
+    def _write(self, event: Event) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as Line  # noqa: PLC0415
+        from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
+
+        found = [] if self.lost else self.scalars.take(event)
+        for tag, step, value in found:
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
+            self.writer.add_event(Line(wall_time=event.wall, step=step, summary=summary))
+        if found:
+            self.writer.flush()  # by itself it would in two minutes
+
+    def _give_up(self, error: OSError) -> None:
+        if not self.lost:
+            log.error("no scalars for TensorBoard any more", error=error.strerror or str(error))
+        self.lost = True
 
 
 @contextmanager
-def sink(folder: Path) -> Iterator[Sink]:
+def sink(folder: Path, before: Callable[[], Iterable[Event]] = tuple) -> Iterator[Sink]:
     """A sink that is closed behind the block. Raises ConfigError."""
-    made = Sink(folder)
+    made = Sink(folder, before)
     try:
         yield made
     finally:
@@ -106,9 +145,11 @@ def sink(folder: Path) -> Iterator[Sink]:
 
 
 def write(events: Iterable[Event], folder: Path) -> None:
-    """A whole journal. Raises ConfigError if something is in the folder already: the lines would stand twice."""
+    """A whole journal. Raises ConfigError if it cannot be written, or if something is in the folder already."""
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds something already", hint="name a new folder")
     with sink(folder) as made:
         for event in events:
             made.watch(event)
+    if made.lost:
+        raise ConfigError(f"{folder} does not hold all of it", hint="is the disk full?")

@@ -1,16 +1,21 @@
 """Scalars for TensorBoard: what the events say, read back by TensorBoard's own reader."""
 
 import importlib.util
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from orchestrator import tensorboard
+from orchestrator.archive import read_journal
 from orchestrator.run import Outcome
 from schemas.errors import ConfigError
 from tests.runs.here import run
 from tests.runs.test_embedded import QUORUM, SLOW, small
+from tests.runs.test_interrupt import long, started
 from tests.toys import paint
 from tests.unit.test_cli import Quorate, quorate, server
 
@@ -50,11 +55,59 @@ def test_a_journals_scalars_are_what_the_report_says(outcome: Outcome, tmp_path:
 
 
 def test_a_run_that_goes_on_is_drawn_as_the_journal_would_be(outcome: Outcome, tmp_path: Path) -> None:
+    tensorboard.write(outcome.events, tmp_path / "after")
     with tensorboard.sink(tmp_path / "live") as made:
         for event in outcome.events:
             made.watch(event)
-    tensorboard.write(outcome.events, tmp_path / "after")
-    assert read(tmp_path / "live") == read(tmp_path / "after")
+        assert read(tmp_path / "live") == read(tmp_path / "after")  # not only when the run has ended
+
+
+def test_a_run_that_was_interrupted_is_drawn_once_and_from_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUORATE_TENSORBOARD", str(tmp_path / "live"))
+    rounds = {"versions": 80, "in_flight": 3, "quorum": 3, "floor": 3, "max_staleness": 0, "grace_s": 0}
+    first = started(tmp_path / "a", str(long(tmp_path, rounds=rounds, evaluate={"every": 20, "final": True})))
+    assert first.stderr is not None
+    next(line for line in first.stderr if line.startswith("v10 "))
+    first.send_signal(signal.SIGINT)
+    assert (first.communicate(timeout=60), first.returncode)[1] == 130
+    before = read(tmp_path / "live" / "long")
+    resumed = started(tmp_path / "a", "--resume", "long")
+    said = resumed.communicate(timeout=120)[1]
+    assert resumed.returncode == 0, said
+    tensorboard.write(read_journal(tmp_path / "a" / "runs" / "long"), tmp_path / "after")
+    live, after = read(tmp_path / "live" / "long"), read(tmp_path / "after")
+    assert live == after and list(live["bytes/up"]) == list(range(1, 81))
+    assert 0 < before["bytes/up"][9] == live["bytes/up"][9] < live["bytes/up"][80]
+    counted = EventAccumulator(str(tmp_path / "live" / "long")).Reload().Scalars("updates/counted")
+    assert len(counted) == 80, "what both lives told would stand there twice"
+
+
+FULL = """
+import resource, sys, threading
+from pathlib import Path
+from orchestrator import tensorboard
+from orchestrator.archive import read_journal
+threading.excepthook = lambda _: None
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+events = read_journal(Path(sys.argv[1]))
+with tensorboard.sink(Path(sys.argv[2]) / "live") as made:
+    for event in events:
+        made.watch(event)
+tensorboard.write(events, Path(sys.argv[2]) / "after")
+"""
+
+
+def test_a_disk_that_is_full_ends_the_scalars_and_not_the_run(outcome: Outcome, tmp_path: Path) -> None:
+    lines = "".join(e.model_dump_json() + "\n" for e in outcome.events)
+    (tmp_path / "journal.jsonl").write_text(lines)
+    words = [sys.executable, "-c", FULL, str(tmp_path), str(tmp_path / "tb")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert said.count("no scalars for TensorBoard any more") == 2, said  # of the run, which goes on, and of the command
+    assert done.returncode == 1 and "ConfigError" in said and "does not hold all of it" in said
+    assert [f.stat().st_size <= 2000 for f in (tmp_path / "tb").glob("*/*")] == [True, True]
 
 
 def test_a_folder_that_holds_something_is_left_alone(outcome: Outcome, tmp_path: Path) -> None:
