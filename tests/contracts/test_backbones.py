@@ -493,6 +493,9 @@ def test_a_folder_is_held_to_what_the_user_says_of_it(mini: Path, tmp_path: Path
     folder = folder_of(mini, tmp_path / "f")
     assert in_folder(folder, quick_gelu=False).fingerprint == in_folder(folder).fingerprint
     assert "activation" in why(in_folder(folder, quick_gelu=True))
+    assert "weights openai do not go with" in why(in_folder(folder, model="ViT-B-32-quickgelu", pretrained="openai"))
+    same = in_folder(folder, model="ViT-B-32", pretrained="laion2b_s34b_b79k")
+    assert same.fingerprint == in_folder(folder).fingerprint
 
 
 # --- where and how exactly

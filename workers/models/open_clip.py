@@ -60,9 +60,11 @@ class OpenClip(Clip):
         return replace(found, preprocess=preprocess, precision=self.params.precision)
 
     def _in(self, folder: Path) -> Checkpoint:
-        found = _folder.find(folder)
-        if self.params.quick_gelu is not None:
-            _refuse_other_activation(str(folder), found.architecture, self.params.quick_gelu, "the folder")
+        found, params = _folder.find(folder), self.params
+        tag = params.pretrained if params.model and not params.model.startswith(LOCAL) else None
+        published = _published(library(), str(params.model), tag) if tag else {}
+        for what, quick in self._said(published, "the folder").items():
+            _refuse_other_activation(str(folder), found.architecture, quick, what)
         return found
 
     def _named(self, where: Path | None) -> Checkpoint:
@@ -81,15 +83,18 @@ class OpenClip(Clip):
 
     def _trained_with(self, published: dict[str, Any], where: Path | None) -> dict[str, bool]:
         """Whether with QuickGELU, as their tag and the user say. Raises ConfigError if neither does."""
-        said = {str(self.params.pretrained): bool(published.get("quick_gelu"))} if published else {}
-        if self.params.quick_gelu is not None:
-            said[str(where or "named")] = self.params.quick_gelu
+        said = self._said(published, str(where or "named"))
         if not said:
             raise ConfigError(
                 f"weights {where}: a file does not say with which activation it was trained",
                 hint="add its tag (pretrained: ...), or quick_gelu: true (OpenAI's, MetaCLIP's) or false (most others)",
             )
         return said
+
+    def _said(self, published: dict[str, Any], weights: str) -> dict[str, bool]:
+        """What the tag and the user say of the activation, if they do."""
+        said = {str(self.params.pretrained): bool(published.get("quick_gelu"))} if published else {}
+        return said if self.params.quick_gelu is None else {**said, weights: self.params.quick_gelu}
 
 
 def _published(open_clip: Any, name: str, tag: str) -> dict[str, Any]:
