@@ -3,11 +3,13 @@
 Knows events and TensorBoard's own writer (the extra `tensorboard`). Decides nothing, and is no source of anything.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import structlog
 
@@ -82,11 +84,15 @@ class Sink:
 
     def __init__(self, folder: Path, before: Callable[[], Iterable[Event]] = tuple) -> None:
         needed("TensorBoard", "tensorboard", extra="tensorboard")
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter  # noqa: PLC0415
+        from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
         self.scalars, self.before, self.begun, self.lost = Scalars(), before, False, False
         try:
-            self.writer = EventFileWriter(str(folder))
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"  # read in the order of their names
+            # Not by EventFileWriter: Ctrl-C in the middle of its queue leaves a lock behind, and the run never ends.
+            self.writer = RecordWriter(file.open("wb"))
+            self._put(time.time(), 0, file_version="brain.Event:2")
         except OSError as e:
             raise ConfigError(f"cannot write to {folder}: {e.strerror or e}", hint="name a folder of yours") from None
 
@@ -108,25 +114,29 @@ class Sink:
 
     def _begin(self, earlier: list[Event]) -> None:
         """TensorBoard forgets what it has read of this folder, and reads this instead."""
-        from tensorboard.compat.proto.event_pb2 import Event as Line  # noqa: PLC0415
         from tensorboard.compat.proto.event_pb2 import SessionLog  # noqa: PLC0415
 
         self.begun = True
-        start = SessionLog(status=SessionLog.START)
-        self.writer.add_event(Line(wall_time=time.time(), step=0, session_log=start))
+        self._put(time.time(), 0, session_log=SessionLog(status=SessionLog.START))
         for event in earlier:
             self._write(event)
 
     def _write(self, event: Event) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event as Line  # noqa: PLC0415
         from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415
 
         found = [] if self.lost else self.scalars.take(event)
+        by_step: dict[int, list[Any]] = {}
         for tag, step, value in found:
-            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-            self.writer.add_event(Line(wall_time=event.wall, step=step, summary=summary))
-        if found:
-            self.writer.flush()  # by itself it would in two minutes
+            by_step.setdefault(step, []).append(Summary.Value(tag=tag, simple_value=value))
+        for step, values in by_step.items():
+            self._put(event.wall, step, summary=Summary(value=values))
+
+    def _put(self, wall: float, step: int, **what: Any) -> None:
+        """One record, there to be read at once."""
+        from tensorboard.compat.proto.event_pb2 import Event as Line  # noqa: PLC0415
+
+        self.writer.write(Line(wall_time=wall, step=step, **what).SerializeToString())
+        self.writer.flush()
 
     def _give_up(self, error: OSError) -> None:
         if not self.lost:

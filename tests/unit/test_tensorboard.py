@@ -1,9 +1,11 @@
 """Scalars for TensorBoard: what the events say, read back by TensorBoard's own reader."""
 
 import importlib.util
+import random
 import signal
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -69,9 +71,10 @@ def test_a_run_that_was_interrupted_is_drawn_once_and_from_its_beginning(
     rounds = {"versions": 80, "in_flight": 3, "quorum": 3, "floor": 3, "max_staleness": 0, "grace_s": 0}
     first = started(tmp_path / "a", str(long(tmp_path, rounds=rounds, evaluate={"every": 20, "final": True})))
     assert first.stderr is not None
-    next(line for line in first.stderr if line.startswith("v10 "))
+    lines = list(takewhile(lambda line: not line.startswith("v10 "), first.stderr))
     first.send_signal(signal.SIGINT)
-    assert (first.communicate(timeout=60), first.returncode)[1] == 130
+    lines.append(first.communicate(timeout=60)[1])
+    assert first.returncode == 130, "".join(lines)
     before = read(tmp_path / "live" / "long")
     resumed = started(tmp_path / "a", "--resume", "long")
     said = resumed.communicate(timeout=120)[1]
@@ -84,12 +87,30 @@ def test_a_run_that_was_interrupted_is_drawn_once_and_from_its_beginning(
     assert len(counted) == 80, "what both lives told would stand there twice"
 
 
+def test_ctrl_c_in_the_middle_of_a_line_ends_the_sink_too(outcome: Outcome, tmp_path: Path) -> None:
+    def interrupted(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before, draw = signal.signal(signal.SIGALRM, interrupted), random.Random(0)
+    try:
+        for i in range(300):
+            made = tensorboard.Sink(tmp_path / f"{i}")
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.01 * draw.random())
+                while True:
+                    for event in outcome.events:
+                        made.watch(event)
+            made.close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert {f.name[:19] for f in tmp_path.glob("*/*")} == {"events.out.tfevents"}
+
+
 FULL = """
-import resource, sys, threading
+import resource, sys
 from pathlib import Path
 from orchestrator import tensorboard
 from orchestrator.archive import read_journal
-threading.excepthook = lambda _: None
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 events = read_journal(Path(sys.argv[1]))
 with tensorboard.sink(Path(sys.argv[2]) / "live") as made:
