@@ -27,6 +27,7 @@ class Told:
     """What a card is made of. tag: open_clip's model and tag of the backbone, if it is published. bytes: of tensors.
 
     personal: whether clients may have models of their own. clients: those whose own are in the export.
+    cached: whether the method learns from features, and not inside the image tower.
     """
 
     facts: AdapterFacts
@@ -36,6 +37,7 @@ class Told:
     bytes: int
     personal: bool = False
     clients: Sequence[str] = ()
+    cached: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,16 @@ class Score:
 
 
 Owners = dict[str, dict[str, Any]]
+
+PROGRAM = {
+    True: "raw image features to probabilities as a `torch.export` program, class texts included",
+    False: "preprocessed images to probabilities as a `torch.export` program, image tower and class texts included",
+}
+"""What `adapter.pt2` is, by whether the method learns from features."""
+ELSEWHERE = {
+    True: "Of the features of another one the adapter understands nothing.",
+    False: "The adapter changes the image tower of this one, and fits no other.",
+}
 
 
 def write(told: Told) -> str:
@@ -84,7 +96,7 @@ def _head(told: Told, owners: Owners) -> list[str]:
 def _use(told: Told) -> list[str]:
     rows = [
         ("`load.py`", "loads CLIP, attaches the adapter, prints the likeliest classes"),
-        ("`adapter.pt2`", "raw image features to probabilities as a `torch.export` program, class texts included"),
+        ("`adapter.pt2`", PROGRAM[told.cached]),
         ("`adapter.safetensors`", "the tensors and what they belong to, for `quorate predict`"),
         ("`config.json`", "classes in the order of the probabilities, prompts, method, backbone"),
     ]
@@ -99,7 +111,7 @@ def _use(told: Told) -> list[str]:
         *_table(("file", "what it is"), rows), "",
         "torch may unpickle parts of `adapter.pt2`: run it if you trust whoever gave it to you.", "",
         f"Backbone: {_text(_backbone(told))}, fingerprint `{told.facts.backbone_fingerprint}`. "
-        "Of the features of another one the adapter understands nothing.",
+        f"{ELSEWHERE[told.cached]}",
     ]  # fmt: skip
 
 

@@ -72,7 +72,10 @@ def export(
         for client, one in clients.items():
             (part / "clients" / client).mkdir(parents=True)
             _write(part / "clients" / client, one, attached(one, made.features, plugins), arguments(tag, "../../"))
-        told = card.Told(adapter.facts, report, tuple(events), tag, size(adapter.tensors), personal, tuple(clients))
+        told = card.Told(
+            adapter.facts, report, tuple(events), tag, size(adapter.tensors), personal, tuple(clients),
+            made.module.cached,
+        )  # fmt: skip
         (part / "README.md").write_text(card.write(told))
     click.echo(f"{to}/ holds {', '.join(sorted(p.name for p in to.iterdir()))}")
     if personal:

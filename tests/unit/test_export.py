@@ -103,6 +103,8 @@ def test_the_script_needs_nothing_of_quorate_and_says_what_predict_says(
     backbone = {"fedclip": {"name": "tiny"}, "fedavg": mini, "lora": mini}[method]
     asked = {"name": "fedavg", "params": {"adapter": "lora", "lr": 0.01}} if method == "lora" else {"name": method}
     made = exported(folder, method, asked, backbone)
+    takes = "preprocessed images to" if method == "lora" else "raw image features to"
+    assert f"| `adapter.pt2` | {takes}" in (made / "README.md").read_text()
     moved = made.rename(tmp_path / "elsewhere")  # nothing in it may depend on where it was made
     images = sorted((folder / "images").rglob("*.png"))[::9]
     capsys.readouterr()

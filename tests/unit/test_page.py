@@ -137,6 +137,15 @@ def test_a_client_has_one_fate_in_a_round_and_none_if_it_was_not_in_it() -> None
 # --- the page
 
 
+def test_where_no_time_passes_nothing_is_drawn_over_time() -> None:
+    # As in one process without `simulate`. A line over no seconds stands upright, on an axis with seconds below 0.
+    at_once = [e.model_copy(update={"at": 10.0}) for e in EVENTS]
+    assert set(charts(told(EVENTS))) - set(charts(told(at_once))) == {"accuracy_seconds", "seconds"}
+    text = page.render(told(at_once))
+    assert "No time passes in this run" in text and "No time passes" not in page.render(told(EVENTS))
+    assert {a["id"] for tag, a in Read(text).tags if tag == "h2"} == SECTIONS
+
+
 def test_every_section_is_there_and_the_numbers_that_matter() -> None:
     text = page.render(told(EVENTS))
     read = Read(text)

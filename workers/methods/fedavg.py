@@ -13,7 +13,7 @@ class FedAvg(LocalTraining):
         "McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, arXiv 1602.05629"
     )
     deviations = (
-        "an adapter on frozen CLIP features instead of a whole network",
+        "an adapter on a frozen CLIP instead of a whole network, unless the adapter is `tower`",
         "AdamW in the client instead of SGD",
     )
 

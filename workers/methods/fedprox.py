@@ -15,7 +15,7 @@ class FedProx(LocalTraining):
 
     paper = "Li et al., Federated Optimization in Heterogeneous Networks, arXiv 1812.06127"
     deviations = (
-        "an adapter on frozen CLIP features instead of a whole network",
+        "an adapter on a frozen CLIP instead of a whole network, unless the adapter is `tower`",
         "AdamW in the client instead of SGD",
         "every client trains all its epochs: who is slow counts late instead of doing less",
         "clients are drawn evenly and weighted by their images; the paper draws by images and weighs evenly",
