@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,6 +297,21 @@ def test_weights_that_cannot_be_downloaded_are_not_replaced_by_random_ones(
     params = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
     with pytest.raises(ConfigError, match=r"cannot get the weights of ViT-B-32.*backbone\.params\.weights"):
         load("workers.models", Choice(name="open_clip", params=params)).encode_texts(["x"])
+
+
+def test_attempts_to_download_are_not_told_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = logging.getLogger("huggingface_hub.utils._http")  # tells each of a dozen attempts, as a warning
+    told: list[bool] = []
+
+    def fail(*_: object) -> str:
+        told.append(log.isEnabledFor(logging.WARNING))
+        raise OSError("no network")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    params = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
+    with pytest.raises(ConfigError, match="no network"):
+        load("workers.models", Choice(name="open_clip", params=params)).encode_texts(["x"])
+    assert told == [False] and log.isEnabledFor(logging.WARNING)
 
 
 def test_bundled_weights_are_half_precision_and_finite() -> None:

@@ -3,6 +3,9 @@
 Knows where weights come from, and which activation they were trained with. How they are read and used is `_clip`.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -113,9 +116,22 @@ def _refuse_other_activation(name: str, architecture: dict[str, Any], quick: boo
 
 def _download(open_clip: Any, name: str, published: dict[str, Any]) -> Path:
     try:
-        return Path(open_clip.download_pretrained(published))
+        with _one_word_at_the_end():
+            return Path(open_clip.download_pretrained(published))
     except Exception as e:  # of the hub, of sockets, of proxies: every one means that there is no file
         raise ConfigError(f"cannot get the weights of {name}: {one_line(e)[:160]}", hint=HINT) from e
+
+
+@contextmanager
+def _one_word_at_the_end() -> Iterator[None]:
+    """The hub's library says of each of a dozen attempts that it failed; what is raised in the end says it once."""
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(before)
 
 
 def _refuse_unknown(what: str, name: str, known: list[str]) -> None:
