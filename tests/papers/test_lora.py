@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.plan import plan
+from orchestrator.run import execute
 from schemas.base import Choice
 from schemas.errors import ConfigError
+from schemas.log import Event
 from schemas.messages import ALL
-from tests.runs.here import run
+from tests.runs.here import run, runtime
 from tests.runs.test_embedded import SYNC, small
 from tests.toys import TOY, client, examples, experiment, paint, pictured, setting
 from workers.adapters.gate import AttentionGate
@@ -157,3 +160,22 @@ def test_a_run_trains_inside_the_bundled_tower_and_twice_gives_the_same_bytes(
     moved: Tensors = one.tensors["all"]
     assert size(moved) > 1_000_000 if adapter == "tower" else size(moved) < 300_000
     assert one.report.accuracy.mean is not None and one.report.accuracy.zero_shot["flat-0"] is not None
+
+
+def test_images_that_go_bad_during_a_run_cost_their_owners_the_later_rounds_and_nobody_else(tmp_path: Path) -> None:
+    root = paint(tmp_path / "images", per_class=5)
+
+    def spoil(event: Event) -> None:
+        if (event.event, event.version) == ("committed", 1):
+            for file in root.glob("noisy/*/*.png"):
+                file.write_bytes(file.read_bytes()[:60])
+
+    method = {"name": "fedavg", "params": {"adapter": "lora"}}
+    made = small(root, method=method, rounds={**SYNC, "versions": 2, "floor": 2}, evaluate={"every": 0})
+    outcome = execute(plan(made), runtime(tmp_path), "r", spoil)
+    assert (outcome.report.status, outcome.report.version) == ("finished", 2)
+    assert {c: (s.accepted, s.lost) for c, s in outcome.report.ledger.items()} == {
+        "flat-0": (2, 0), "flat-1": (2, 0), "noisy-0": (1, 1), "noisy-1": (1, 1),
+    }  # fmt: skip
+    lost = [e.facts["reason"] for e in outcome.events if e.event == "lost"]
+    assert len(lost) == 2 and all(f"cannot read {root / 'noisy'}" in reason for reason in lost)

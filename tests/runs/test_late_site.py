@@ -101,9 +101,10 @@ def go(
     lie: Lie | None = None,
     watch: Callable[[Event], None] = ignore,
     floor: int = 1,
+    **changes: object,
 ) -> Outcome:
     bus = Sites(root, images, broker or Broker(), fuse, lie)
-    asked = experiment(sites=SITES, rounds={**ROUNDS, "floor": floor}, start_s=5, evaluate={"every": 1})
+    asked = experiment(sites=SITES, rounds={**ROUNDS, "floor": floor}, start_s=5, evaluate={"every": 1}, **changes)
     runtime = Runtime(blobs=bus.blobs, state=bus.state, stream=bus.stream, bus=bus)
     outcome = runs.execute(plan(asked), runtime, "r", watch)
     whole(Commits("r", FileBlobs(root / "blobs")))
@@ -123,6 +124,13 @@ def test_a_late_site_is_asked_and_evaluated_from_its_joining_on(images: Path, tm
     assert told["late.noisy-0"] == told["late.flat"] == {3, 4, 5, 6}, "held-out owners of the late site too"
     assert set(outcome.report.accuracy.final) == {"early.flat-0", "late.noisy-0", "late.striped-0"}
     assert set(outcome.report.accuracy.held_out) == {"early.noisy", "early.striped", "late.flat"}
+
+
+@pytest.mark.parametrize("adapter", ["lora", "tower"])
+def test_sites_train_inside_the_image_tower_on_their_own_images(images: Path, tmp_path: Path, adapter: str) -> None:
+    report = go(tmp_path, images, method={"name": "fedavg", "params": {"adapter": adapter}}).report
+    assert (report.ledger["early.flat-0"].accepted, report.ledger["late.noisy-0"].accepted) == (6, 3)
+    assert set(report.accuracy.held_out) == {"early.noisy", "early.striped", "late.flat"}
 
 
 def test_a_site_that_never_comes_delays_nothing(images: Path, tmp_path: Path) -> None:
