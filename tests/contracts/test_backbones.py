@@ -399,6 +399,8 @@ def test_a_lower_precision_is_near_and_not_the_same(mini: Path, precision: str, 
     assert near.dtype == torch.float32
     assert least < float((near - exact).norm() / exact.norm()) < most
     assert lower.encode_texts(["a"]).isfinite().all()
+    with pytest.raises(ConfigError, match="trained in fp32 alone"):
+        lower.image_tower()
 
 
 @pytest.mark.parametrize(

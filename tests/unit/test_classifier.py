@@ -15,7 +15,7 @@ from schemas.experiment import Data
 from tests.runs import here
 from tests.toys import experiment, paint
 from workers import classifier as module
-from workers.classifier import Unreadable, classifier, of_group, read_adapter
+from workers.classifier import Probabilities, Unreadable, classifier, of_group, read_adapter
 from workers.data.owners import read_owners
 from workers.tensors import Tensors, metadata, pack, unpack
 
@@ -219,3 +219,12 @@ def test_what_does_not_go_together_is_one_clear_line(
 def test_a_file_alone_cannot_make_code_from_elsewhere_run(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"--plugin tests\.toys:ToyBackbone"):
         classifier(read_adapter(adapter), tmp_path)
+
+
+def test_features_are_rounded_to_half_precision_and_images_are_not() -> None:
+    # Next to 1 half precision has 1 + 2^-10; 1 + 2^-12 is rounded to 1, and is a number of single precision.
+    x = torch.tensor([[1 + 2**-12, 0.0]])
+    for cached, seen in ((True, 1.0), (False, 1 + 2**-12)):
+        expected = torch.softmax(torch.tensor([[seen, 0.0]]), dim=1)
+        assert torch.equal(Probabilities(torch.nn.Identity(), cached=cached)(x), expected)
+    assert not torch.equal(torch.softmax(x, dim=1), torch.softmax(x.round(), dim=1))

@@ -464,6 +464,18 @@ def test_an_honest_method_goes_with_everything(write: Any) -> None:
     assert compatible(plan(read_experiment(write(MINIMAL), overrides))) is None
 
 
+@pytest.mark.parametrize("adapter", ["lora", "tower"])
+def test_who_goes_on_with_merged_models_on_features_takes_no_adapter_on_images(write: Any, adapter: str) -> None:
+    def made(name: str) -> Plan:
+        overrides = ["method.name=perada", f"method.params.adapter={name}", "public.name=shapes"]
+        return plan(read_experiment(write(MINIMAL), overrides))
+
+    with pytest.raises(ConfigError, match="perada goes on with merged models on features") as caught:
+        made(adapter)
+    assert "\n" not in str(caught.value)
+    assert compatible(made("gate")) is None
+
+
 def test_a_method_that_does_not_train_stays_at_version_0(write: Any) -> None:
     assert _plan(write, "Untrained", "rounds.versions=9").versions == 0
     assert _plan(write, "Exact", "rounds.versions=9").versions == 9
