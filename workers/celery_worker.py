@@ -105,7 +105,9 @@ class Process:
             from workers.execute import Worker  # noqa: PLC0415
             from workers.place import Site  # noqa: PLC0415
             from workers.site import read_site  # noqa: PLC0415
+            from workers.tensors import keep_freed_memory  # noqa: PLC0415
 
+            keep_freed_memory()  # each update of 2 MB is copied some times on its way
             torch.set_num_threads(1)  # one task, one core: and the same bytes on every machine
             settings = read()
             self._stream, state = connect_stream(settings, WallClock())

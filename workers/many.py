@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from workers.method import Examples
-from workers.tensors import Tensors
+from workers.tensors import Tensors, keep_freed_memory
 from workers.training import PADDING, Cost, Penalty, Recipe, batches, one_thread
 
 
@@ -37,7 +37,7 @@ def fit_many(
 
     parts, generators: of each client. Raises RuntimeError for a module that cannot be stacked (torch.func.vmap).
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     cost, count = Cost(module, recipe, penalty), len(parts)
     plans = [_Plan.of(len(part), recipe, generator) for part, generator in zip(parts, generators, strict=True)]
     order = sorted(range(count), key=lambda i: -len(plans[i].steps))  # who still trains is then at the front
@@ -105,15 +105,6 @@ def _train(
         losses.append(found.tolist())
     cost.eval()
     return losses
-
-
-def _keep_freed_memory() -> None:
-    """Let the process keep up to 62 MB that it frees: glibc's malloc learns that from the size of a block it frees.
-
-    Else every array of some MB goes back to the system, and its pages are made anew the next time: dearer than what is
-    computed in them. See mallopt(3), M_MMAP_THRESHOLD. The block is never touched, so it takes no memory itself.
-    """
-    torch.empty(31 * 1024 * 1024, dtype=torch.uint8)
 
 
 def _names(cost: Cost) -> dict[str, str]:

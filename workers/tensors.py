@@ -75,3 +75,12 @@ def norm(tensors: Tensors) -> float:
 def size(tensors: Tensors) -> int:
     """Raw bytes of all tensors."""
     return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep up to 62 MB that it frees: glibc's malloc learns that from the size of a block it frees.
+
+    Else every array of some MB goes back to the system, and its pages are made anew the next time: dearer than what is
+    computed in them. See mallopt(3), M_MMAP_THRESHOLD. The block is never touched, so it takes no memory itself.
+    """
+    torch.empty(31 * 1024 * 1024, dtype=torch.uint8)
