@@ -110,7 +110,6 @@ def make_app(url: str, work: Work | None = None, *, socket_timeout_s: float = 15
             "health_check_interval": 10,
         },
         worker_send_task_events=True,
-        task_send_sent_event=True,
         task_track_started=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
