@@ -109,7 +109,7 @@ def make_app(url: str, work: Work | None = None, *, socket_timeout_s: float = 15
             "socket_keepalive": urlsplit(url).scheme != "unix",
             "health_check_interval": 10,
         },
-        worker_send_task_events=True,
+        worker_send_task_events=False,  # until a monitor asks for them, as Flower does every five seconds
         task_track_started=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

@@ -38,7 +38,7 @@ from tests.stack.orders import Orders
 from tests.stack.processes import DONE_S, Memory, Process, sessions
 from tests.stack.proxy import RedisDoor
 from tests.stack.s3_door import S3Door
-from tests.stack.servers import environment, eventually, needed, settings
+from tests.stack.servers import asked_to_tell, environment, eventually, needed, settings
 from tests.toys import paint
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +147,7 @@ class Field:
         command = [sys.executable, "-m", "celery", "-A", "infra.celery_app", "flower", "--address=127.0.0.1"]
         flower = self.begin("flower", [*command, f"--port={port}"], self.env | {"FLOWER_BASIC_AUTH": "ops:pw"})
         wait_for(lambda: answers(f"{url}/healthcheck"), flower.child, READY_S)
+        asked_to_tell(self.env["QUORATE_BUS"])
         yield lambda: str(urllib3.request("GET", f"{url}/api/tasks?limit=10000", headers=headers, timeout=10).data)
         flower.stop()
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 import redis
 
+from infra.celery_app import make_app
 from infra.servers import S3, Redis, start_redis, start_s3, valkey, weed
 from infra.settings import Settings
 
@@ -68,6 +69,11 @@ def eventually(fact: Callable[[], bool], what: str, within_s: float = 60.0) -> N
     while not fact():
         assert time.monotonic() < until, f"not within {within_s:g} s: {what}"
         time.sleep(0.05)
+
+
+def asked_to_tell(bus: str) -> None:
+    """Have the workers tell monitors what they do from now on, and not within the five seconds that Flower takes."""
+    make_app(bus).control.enable_events(reply=True)
 
 
 def allowed(seconds: float) -> float:

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, HttpCredentials, Page, ViewportSize, ex
 from infra import servers
 from infra.runtime import connect_blobs
 from infra.settings import Settings
-from tests.stack.servers import needed
+from tests.stack.servers import asked_to_tell, needed
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOT = ROOT / "docs" / "images" / "flower.png"
@@ -67,6 +67,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         exports = (folder / ".quorate/up/env").read_text().splitlines()
         env = dict(shlex.split(line)[1].split("=", 1) for line in exports)
         stack = Stack(url, password, env)
+        asked_to_tell(env["QUORATE_BUS"])
         run_demo(folder, stack)
         yield stack
     finally:

@@ -1,5 +1,6 @@
 """A real worker process on a real broker: what it does, what it says, and what nobody may see."""
 
+import base64
 import json
 import re
 import signal
@@ -23,7 +24,7 @@ from schemas.base import canonical
 from schemas.errors import BusError, ConfigError, StoreError
 from schemas.experiment import Data, Experiment, Setting
 from schemas.messages import ClientSlot, Description, Manifest, Task, TaskFailure
-from tests.stack.servers import environment, eventually, settings, shown_on
+from tests.stack.servers import asked_to_tell, environment, eventually, settings, shown_on
 from tests.toys import Office, experiment, paint
 from workers import celery_worker
 
@@ -153,6 +154,21 @@ def test_a_message_that_is_no_task_ends_no_worker(stack: Stack, images: Path) ->
     assert "0badcafe" not in worker.log.read_text()
 
 
+def test_a_worker_tells_of_its_tasks_once_somebody_has_asked(stack: Stack, images: Path) -> None:
+    stack.pool_worker()
+    with redis.Redis.from_url(stack.redis.url).pubsub() as monitor:
+        monitor.psubscribe("*celeryev*task*")
+        monitor.get_message(timeout=WITHIN_S)  # subscribed
+        unseen, seen = stack.describe(experiment(images)), stack.describe(experiment(images))
+        stack.answer(stack.send(unseen))
+        asked_to_tell(stack.redis.url)
+        stack.answer(stack.send(seen))
+        first = monitor.get_message(timeout=WITHIN_S)
+    assert first is not None
+    told = base64.b64decode(json.loads(first["data"])["body"]).decode()
+    assert seen.task_id in told and unseen.task_id not in told
+
+
 def test_the_monitor_shows_labels_and_no_grant_and_a_lost_process_is_reported(stack: Stack, images: Path) -> None:
     worker = stack.pool_worker()
     port = free_port()
@@ -168,6 +184,12 @@ def test_the_monitor_shows_labels_and_no_grant_and_a_lost_process_is_reported(st
         wait_for(lambda: answers(f"{url}/healthcheck"), flower, WITHIN_S)
         assert urllib3.request("GET", f"{url}/api/tasks").status == 401
         eventually(lambda: "pool@" in api("workers?refresh=1"), "the monitor sees the worker")
+
+        def told() -> bool:
+            stack.answer(stack.send(stack.describe(experiment(images))))
+            return "v0 all describe" in api("tasks")
+
+        eventually(told, "the monitor has asked the worker to tell what it does")
         dead = stack.send(stack.describe(asked_of("Deadly")))
         failure = TaskFailure.model_validate_json(stack.answer(dead).body)
         assert (failure.code, failure.attempt) == ("infra", 1) and "WorkerLost" in failure.message
