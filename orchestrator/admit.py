@@ -49,7 +49,7 @@ def admit(
     if result.update.size > largest(form):
         return Rejected(reason="too large", detail=f"{result.update.size} bytes, at most {largest(form)}")
     try:
-        tensors, _ = open_update(blobs.get(result.update), codec)
+        tensors, _ = open_update(blobs.get(result.update), codec, sum(t.numel() for t in form.values()))
     except (BlobMissing, BlobCorrupt, CodecError) as e:
         return Rejected(reason=_REASONS[type(e)], detail=e.message)
     return unlike(tensors, form) or too_long(tensors, max_norm) or tensors

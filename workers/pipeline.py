@@ -35,8 +35,12 @@ class Codec(Protocol):
     def encode(self, tensors: Tensors, generator: torch.Generator) -> Tensors:
         """float32 tensors -> packed tensors of any dtype. Raises CodecError."""
 
-    def decode(self, packed: Tensors) -> Tensors:
-        """Packed tensors from anyone -> float32. Raises CodecError."""
+    def decode(self, packed: Tensors, most: int | None = None) -> Tensors:
+        """Packed tensors from anyone -> float32. Raises CodecError.
+
+        most: numbers that are expected, all tensors together. A codec that sends less than a byte per number takes no
+        memory for more of them. None: whoever sent it is trusted.
+        """
 
 
 class Transform(Protocol):
@@ -104,10 +108,13 @@ def write_update(packed: Tensors, label: Label) -> bytes:
     )
 
 
-def open_update(data: bytes, codec: Codec) -> tuple[Tensors, Label]:
-    """The float32 tensors of an update blob and its label. Raises CodecError, whatever the bytes are."""
+def open_update(data: bytes, codec: Codec, most: int | None = None) -> tuple[Tensors, Label]:
+    """The float32 tensors of an update blob and its label. Raises CodecError, whatever the bytes are.
+
+    most: numbers that are expected; None for what was admitted before.
+    """
     label = read_label(data)
-    return codec.decode(unpack(data)), label
+    return codec.decode(unpack(data), most), label
 
 
 def read_label(data: bytes) -> Label:

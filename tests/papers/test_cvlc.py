@@ -255,6 +255,11 @@ HOSTILE: dict[str, Tensors] = {
     "all at one position": {BITS: torch.zeros_like(sound()[BITS])},
     "positions outside": {BITS: torch.full_like(sound()[BITS], 255)},
     "bits in a square": {BITS: sound()[BITS][None]},
+    "65 groups, all but the last two empty": {
+        LENGTHS: _int(*[4] * 65, dtype=torch.uint8),
+        COUNTS: torch.cat([_int(*[0] * 63, dtype=torch.int32), sound()[COUNTS]]),
+        RANGES: torch.cat([torch.zeros(63, 2), sound()[RANGES]]),
+    },
 }
 
 
@@ -279,6 +284,23 @@ def test_an_upload_stands_for_at_most_32_numbers_per_byte() -> None:
     beyond = (len(packed[BITS]) + 4096) * 32 + 1
     with pytest.raises(CodecError, match="impossible for so few bits"):
         cvlc().decode(packed | {SHAPE + "w": _int(beyond)})
+
+
+def test_no_memory_is_taken_for_more_numbers_than_are_expected() -> None:
+    named = {"a": power_law(500, -0.5), "b": power_law(100, -0.5), "none": torch.zeros(0, 4)}
+    packed = cvlc(bits=3.0, groups=2).encode(named, draws())
+    back, unbounded = cvlc().decode(packed, 600), cvlc().decode(packed)
+    assert all(torch.equal(back[k], unbounded[k]) for k in named)
+    with pytest.raises(CodecError, match="more than 599 numbers"):
+        cvlc().decode(packed, 599)
+
+
+def test_no_more_values_are_unpacked_than_there_are_numbers() -> None:
+    # Eight numbers at positions of 3 bits, in codes of 3: 9 of them are 54 bits, 7 bytes, and the tensor has 8.
+    nine = {SHAPE + "w": _int(8), LENGTHS: _int(3, dtype=torch.uint8), COUNTS: _int(9, dtype=torch.int32),
+            RANGES: torch.zeros(1, 2), BITS: torch.zeros(7, dtype=torch.uint8)}  # fmt: skip
+    with pytest.raises(CodecError, match="more values than numbers"):
+        cvlc().decode(nine)
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,10 +12,14 @@ from infra.celery_app import make_app
 from infra.redis_state import key
 from orchestrator.commits import Commits
 from orchestrator.run import Outcome
+from schemas.experiment import Experiment
 from schemas.messages import Manifest
+from tests.runs import here
 from tests.stack.field import Field, stage, undisturbed
 from tests.stack.processes import Process, sessions
 from tests.stack.servers import allowed, eventually, shown_on
+from workers.pipeline import RESIDUAL
+from workers.tensors import unpack
 
 __all__ = ["stage", "undisturbed"]
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
@@ -44,6 +48,23 @@ def test_killed_in_training_it_is_done_elsewhere_within_ten_seconds(stage: Field
     orchestrator.leaves()
     assert took_s <= allowed(AGAIN_S)
     stage.equals("killed", undisturbed)
+
+
+def test_what_a_codec_has_kept_back_survives_the_worker_that_held_it(stage: Field) -> None:
+    coded = {"codec": {"name": "cvlc", "params": {"bits": 4.0, "groups": 1}}}
+    alone = Experiment.model_validate(stage.experiment("coded-alone", **coded))
+    embedded = here.run(alone, stage.folder / "coded-alone")
+    orders = stage.orders("coded")
+    with orders.tell("wait", "flat-0", 1) as waiting:
+        orchestrator = stage.run("coded", **coded)
+        pid = orders.trains("flat-0", 1)
+        kept = unpack(stage.runtime.blobs.get(Commits("coded", stage.runtime.blobs).all()[1].private["flat-0"]))
+        stage.worker_of(pid).kill()
+        orders.trains("flat-0", 1, besides=[pid])
+        waiting.unlink()
+    orchestrator.leaves()
+    assert [name for name, t in kept.items() if name.startswith(RESIDUAL) and t.any()]
+    stage.equals("coded", embedded)  # in whose second version that, and no more, was sent too
 
 
 def test_killed_with_a_task_that_no_child_had_begun_it_is_sent_again(stage: Field, undisturbed: Outcome) -> None:

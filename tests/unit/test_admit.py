@@ -29,6 +29,7 @@ from schemas.errors import BlobError, CodecError
 from schemas.log import Event, Open, Share
 from schemas.messages import ALL, BlobRef, ClientResult, Manifest, Rejected
 from tests.toys import experiment
+from workers.codecs.cvlc import Cvlc
 from workers.codecs.fp16 import Fp16
 from workers.codecs.raw import Raw
 from workers.pipeline import Codec, Label, write_update
@@ -193,6 +194,14 @@ def test_an_update_larger_than_any_honest_one_is_refused_before_it_is_read(door:
     huge = BlobRef(key=KEY, sha256="0" * 64, size=largest(MODEL) + 1)
     assert door.refusal(huge).reason == "too large"  # nothing is stored there: reading would say `absent`
     assert largest(MODEL) > len(_bytes(_delta()))
+
+
+def test_a_small_update_that_stands_for_more_numbers_than_the_model_has_is_refused(door: Door) -> None:
+    codec = Cvlc(Cvlc.Params(bits=1.0, groups=1))  # 10,000 numbers in some 1,250 bytes: far below `largest`
+    ref = door.put(_bytes(codec.encode({"w": torch.ones(10_000)}, torch.Generator())))
+    assert ref.size < largest(MODEL)
+    refused = door.refusal(ref, codec=codec)
+    assert (refused.reason, refused.detail) == ("unreadable", "the shapes are of more than 9 numbers")
 
 
 def test_a_stored_blob_larger_than_promised_is_not_read(door: Door) -> None:
@@ -375,7 +384,7 @@ class Stubborn:
     def encode(self, tensors: Tensors, generator: torch.Generator) -> Tensors:
         return tensors
 
-    def decode(self, packed: Tensors) -> Tensors:
+    def decode(self, packed: Tensors, most: int | None = None) -> Tensors:
         raise CodecError("not even this")
 
 

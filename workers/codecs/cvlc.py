@@ -17,7 +17,7 @@ SHAPE, LENGTHS, COUNTS, RANGES, BITS = "shape/", "lengths", "counts", "ranges", 
 SHORTEST, LONGEST, FLOAT = 3, 16, 32  # bits of a code; one of 32 is the float itself
 LEAST, UNFILLED = 0.25, 4096
 """The smallest budget in bits per number, and bytes that may be missing of it: 32 numbers per byte, and no more."""
-HEAD = 104  # bits that a group costs besides: its length, its count, its range
+GROUPS, HEAD = 64, 104  # how many at most; bits that one costs besides: its length, its count, its range
 
 Plan = tuple[tuple[int, int], ...]  # (count, code length) of each group, the largest numbers first
 
@@ -45,7 +45,7 @@ class Cvlc:
         """bits: the budget per number of the model, all packets together. length: none for the search."""
 
         bits: float = Field(2.0, ge=LEAST, le=32)
-        groups: int = Field(10, ge=1, le=64)
+        groups: int = Field(10, ge=1, le=GROUPS)
         length: Literal[4, 6, 8, 10, 12, 16, 32] | None = None
 
     def __init__(self, params: Params) -> None:
@@ -68,12 +68,12 @@ class Cvlc:
         shapes = {SHAPE + k: torch.tensor(t.shape, dtype=torch.int64) for k, t in tensors.items()}
         return shapes | _written(flat, rank, found, generator)
 
-    def decode(self, packed: Tensors) -> Tensors:
+    def decode(self, packed: Tensors, most: int | None = None) -> Tensors:
         """Each tensor in float32, zero where nothing was sent. Raises CodecError for what no encoder wrote."""
         if BITS not in packed or not any(k.startswith(SHAPE) for k in packed):
             _typed(packed, dict.fromkeys(packed, torch.float32))
             return packed
-        shapes, groups = _shapes(packed), _groups(packed)
+        shapes, groups = _shapes(packed, most), _groups(packed)
         flat, parts = torch.from_numpy(_read(packed, groups, sum(map(math.prod, shapes.values())))), {}
         for name, shape in shapes.items():
             parts[name], flat = flat[: math.prod(shape)].reshape(shape), flat[math.prod(shape) :]
@@ -94,9 +94,8 @@ def plan(ranked: NDArray[np.float32], budget: int, groups: int, length: int | No
     most = min(packet // (position + 2), len(ranked) // groups)
     sizes = np.unique(np.linspace(min(packet // (position + LONGEST), most), most, 40).astype(int)).tolist()
     starts = [[k] * groups for k in sizes if k > 0 and packet // k - position >= SHORTEST]
-    tried = [(b,) * groups for b in range(SHORTEST, LONGEST + 1)] + [
-        _exchanged(energy, s, packet, position) for s in starts
-    ]
+    tried = [(b,) * groups for b in range(SHORTEST, LONGEST + 1)]
+    tried += [_exchanged(energy, s, packet, position) for s in starts]
     plans = [filled(lengths, packet, len(ranked)) for lengths in dict.fromkeys(tried)]
     return min(plans, key=lambda p: objective(energy, p))
 
@@ -127,8 +126,7 @@ def objective(energy: list[float], plan: Plan) -> float:
 
 
 def _error(energy: list[float], start: int, count: int, length: int) -> float:
-    steps: int = 2**length - 1
-    return count / (2 * steps**2) * (energy[start + count] - energy[start])
+    return count / (2 * int(2**length - 1) ** 2) * (energy[start + count] - energy[start])
 
 
 def _exchanged(energy: list[float], counts: list[int], packet: int, position: int) -> tuple[int, ...]:
@@ -206,8 +204,8 @@ def _typed(packed: Tensors, dtypes: dict[str, torch.dtype]) -> None:
             raise CodecError(f"{name[:80]!r} is {packed[name].dtype}, not {str(dtype).removeprefix('torch.')}")
 
 
-def _shapes(packed: Tensors) -> dict[str, list[int]]:
-    """Shapes by name, in the order of the names. Raises CodecError if they stand for more than was sent may."""
+def _shapes(packed: Tensors, most: int | None) -> dict[str, list[int]]:
+    """Shapes by name, in the order of the names. Raises CodecError if they stand for more than was sent, or `most`."""
     shapes = {k.removeprefix(SHAPE): packed[k] for k in sorted(packed) if k.startswith(SHAPE)}
     if set(packed) != {SHAPE + k for k in shapes} | {LENGTHS, COUNTS, RANGES, BITS}:
         raise CodecError("there are shapes, lengths, counts, ranges and bits, and nothing else")
@@ -218,6 +216,8 @@ def _shapes(packed: Tensors) -> dict[str, list[int]]:
     listed: dict[str, list[int]] = {name: t.tolist() for name, t in shapes.items()}
     if sum(math.prod(max(n, 1) for n in shape) for shape in listed.values()) > room:
         raise CodecError("the shapes are impossible for so few bits")
+    if most is not None and sum(map(math.prod, listed.values())) > most:
+        raise CodecError(f"the shapes are of more than {most} numbers")
     return listed
 
 
@@ -225,9 +225,9 @@ def _groups(packed: Tensors) -> Plan:
     """(count, code length) of each group. Raises CodecError."""
     _typed(packed, {LENGTHS: torch.uint8, COUNTS: torch.int32, RANGES: torch.float32, BITS: torch.uint8})
     lengths, counts, ranges = (packed[k] for k in (LENGTHS, COUNTS, RANGES))
-    if lengths.dim() != 1 or counts.shape != lengths.shape or ranges.shape != (len(lengths), 2):
-        raise CodecError("lengths, counts and ranges are not those of the same groups")
-    known = ((lengths >= SHORTEST) & (lengths <= LONGEST)) | (lengths == FLOAT)
+    if lengths.dim() != 1 or counts.shape != lengths.shape or ranges.shape != (min(len(lengths), GROUPS), 2):
+        raise CodecError(f"lengths, counts and ranges are not those of the same groups, {GROUPS} at most")
+    known = (lengths >= SHORTEST) & (lengths <= LONGEST) | (lengths == FLOAT)
     if not bool((known & (counts >= 0) & ranges.isfinite().all(1) & (ranges[:, 0] <= ranges[:, 1])).all()):
         raise CodecError("a group has an impossible count, code length or range")
     return tuple(zip(counts.tolist(), lengths.tolist(), strict=True))
@@ -236,8 +236,8 @@ def _groups(packed: Tensors) -> Plan:
 def _read(packed: Tensors, groups: Plan, size: int) -> NDArray[np.float32]:
     """The flat vector. Raises CodecError if bits are missing or left over, or a position is none or comes twice."""
     sent, width = sum(k for k, _ in groups), position_bits(size)
-    if packed[BITS].shape != (-(-sum(k * (b + width) for k, b in groups) // 8),):
-        raise CodecError("there are not as many bits as the groups have")
+    if sent > size or packed[BITS].shape != (-(-sum(k * (b + width) for k, b in groups) // 8),):
+        raise CodecError("there are more values than numbers, or not as many bits as the groups have")
     bits, at = np.unpackbits(packed[BITS].numpy()), sent * width
     where, values, flat = _numbers(bits[:at], width), [np.zeros(0, np.float32)], np.zeros(size, np.float32)
     for (count, length), (low, high) in zip(groups, packed[RANGES].tolist(), strict=True):

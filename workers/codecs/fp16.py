@@ -25,7 +25,7 @@ class Fp16:
         """Each tensor in half precision. nan and infinity stay, so that admission sees them."""
         return {k: torch.where(t.isfinite(), t.clamp(-LARGEST, LARGEST), t).half() for k, t in tensors.items()}
 
-    def decode(self, packed: Tensors) -> Tensors:
+    def decode(self, packed: Tensors, most: int | None = None) -> Tensors:
         """Each tensor in float32. Raises CodecError if one is not float16."""
         for name, t in packed.items():
             if t.dtype != torch.float16:

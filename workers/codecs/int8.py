@@ -40,7 +40,7 @@ class Int8:
             packed |= {CODES + name: codes.to(torch.int8), SCALE + name: scale}
         return packed
 
-    def decode(self, packed: Tensors) -> Tensors:
+    def decode(self, packed: Tensors, most: int | None = None) -> Tensors:
         """Each tensor in float32. Raises CodecError for a dtype or shape that is none of these."""
         names = [k.removeprefix(CODES) for k in packed if k.startswith(CODES)]
         if set(packed) != {prefix + name for name in names for prefix in (CODES, SCALE)}:

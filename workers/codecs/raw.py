@@ -22,7 +22,7 @@ class Raw:
         """The tensors themselves."""
         return dict(tensors)
 
-    def decode(self, packed: Tensors) -> Tensors:
+    def decode(self, packed: Tensors, most: int | None = None) -> Tensors:
         """The tensors themselves. Raises CodecError if one is not float32."""
         for name, t in packed.items():
             if t.dtype != torch.float32:
