@@ -1,7 +1,8 @@
 """`python -m benchmarks.study METHOD ...`: a method against FedAvg and its own ablations; writes docs/studies.md.
 
-A study is a file of benchmarks/studies/ with a STUDY. What is measured is kept per arm and seed of this commit, after
-every run: said again it goes on.
+A study is a file of benchmarks/studies/ with a STUDY (cvlc.py changes one part of an experiment and adds a measure of
+its own, perada.py is overrides of the demo, licfl.py has data of its own). What is measured is kept per arm and seed of
+this commit, after every run: said again it goes on. It may take 15 minutes.
 """
 
 import importlib
@@ -75,9 +76,16 @@ def measure(study: Study, path: Path, cache: Path) -> Studied:
         numbers = study.arms[arm](seed, cache)
         found.arms.setdefault(arm, {})[seed] = numbers
         found.seconds.setdefault(arm, {})[seed] = round(time.perf_counter() - began, 1)
-        path.write_text(found.model_dump_json(indent=1) + "\n")
+        _replace(path, found.model_dump_json(indent=1) + "\n")
         click.echo(f"seed {seed}, {arm}: {numbers}, {found.seconds[arm][seed]} s", err=True)
     return found
+
+
+def _replace(path: Path, text: str) -> None:
+    """Whole or not at all: a study is stopped when it takes too long."""
+    whole = path.with_suffix(".part")
+    whole.write_text(text)
+    whole.replace(path)
 
 
 def load(name: str) -> Study:

@@ -25,6 +25,7 @@ from benchmarks import (
 from benchmarks.__main__ import main
 from benchmarks.accuracy import Score, Scores
 from benchmarks.machine import here
+from benchmarks.studies import cvlc
 from benchmarks.trials import Blow, Chaos, Series
 from schemas.log import Event
 from schemas.messages import ALL
@@ -240,3 +241,10 @@ def test_every_study_compares_arms_that_it_has(name: str) -> None:
     made = study.load(name)
     assert made.claim and made.setting and made.pairs
     assert {arm for first, other, _ in made.pairs for arm in (first, other)} <= set(made.arms)
+
+
+def test_traffic_counts_up_to_the_first_version_whose_last_evaluations_are_good_on_average() -> None:
+    # One evaluation in two versions from version 0 on; (25 + 29 + 30) / 3 is 28, the target, at the fifth: version 8.
+    assert cvlc.TARGET == 28 and cvlc.EVERY == 2 and cvlc.LAST == 3
+    assert cvlc.reached([2, 20, 25, 29, 30, 40]) == 8
+    assert cvlc.reached([2, 3, 40, 3]) == 6, "the last of all, if it never is"
