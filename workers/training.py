@@ -19,7 +19,7 @@ from schemas.base import Frozen
 from workers.data.pictures import passes
 from workers.method import Client, Examples, Update
 from workers.optimiser import Adam
-from workers.tensors import Tensors
+from workers.tensors import Tensors, keep_freed_memory
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -127,6 +127,7 @@ def fit(
     penalty: Penalty | None = None,
 ) -> float:
     """Train in place; the mean loss per batch of the last epoch, nan if there was no batch."""
+    keep_freed_memory()
     optimiser, cost = recipe.optimise(module.parameters()), Cost(module, recipe, penalty)
     losses: list[float] = []
     module.train()
