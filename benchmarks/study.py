@@ -1,8 +1,8 @@
 """`python -m benchmarks.study METHOD ...`: a method against FedAvg and its own ablations; writes docs/studies.md.
 
 A study is a file of benchmarks/studies/ with a STUDY (cvlc.py changes one part of an experiment and adds a measure of
-its own, perada.py is overrides of the demo, licfl.py has data of its own). What is measured is kept per arm and seed of
-this commit, after every run: said again it goes on. It may take 15 minutes.
+its own, perada.py is overrides of the demo, licfl.py has data of its own). What is measured is kept per commit, arm and
+seed, after every run: said again it goes on, and the page shows the newest that is complete. It may take 15 minutes.
 """
 
 import importlib
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from pydantic import TypeAdapter
 
 from benchmarks import studies
 from benchmarks.accuracy import SEEDS, interval
@@ -65,27 +66,46 @@ class Studied(Frozen):
         return interval([a - b for a, b in pairs])
 
 
+_ALL = TypeAdapter(list[Studied])
+
+
+def read(path: Path) -> list[Studied]:
+    """What was measured, per state of the code, the newest last."""
+    return _ALL.validate_json(path.read_text()) if path.exists() else []
+
+
 def measure(study: Study, path: Path, cache: Path) -> Studied:
     """Run what the results of this commit lack, one seed of all arms after the other, and write after every run."""
-    where = here()
-    found = Studied.model_validate_json(path.read_text()) if path.exists() else Studied(where=where)
-    if found.where.commit != where.commit:
-        found = Studied(where=where)
+    where, before = here(), read(path)
+    found = next((f for f in before if f.where.commit == where.commit), Studied(where=where))
+    others = [f for f in before if f is not found]
     for seed, arm in ((s, a) for s in SEEDS for a in study.arms if s not in found.arms.get(a, {})):
         began = time.perf_counter()
         numbers = study.arms[arm](seed, cache)
         found.arms.setdefault(arm, {})[seed] = numbers
         found.seconds.setdefault(arm, {})[seed] = round(time.perf_counter() - began, 1)
-        _replace(path, found.model_dump_json(indent=1) + "\n")
+        _replace(path, _ALL.dump_json([*others, found], indent=1) + b"\n")
         click.echo(f"seed {seed}, {arm}: {numbers}, {found.seconds[arm][seed]} s", err=True)
     return found
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, data: bytes) -> None:
     """Whole or not at all: a study is stopped when it takes too long."""
     whole = path.with_suffix(".part")
-    whole.write_text(text)
+    whole.write_bytes(data)
     whole.replace(path)
+
+
+def published(study: Study, path: Path) -> Studied | None:
+    """The newest results that are complete: an interrupted measurement takes nothing from the page."""
+    return next((f for f in reversed(read(path)) if _complete(study, f)), None)
+
+
+def _complete(study: Study, found: Studied) -> bool:
+    """Every arm with every seed, and the numbers that are compared, which an older form of the study may lack."""
+    arms = all(len(found.arms.get(arm, {})) == len(SEEDS) for arm in study.arms)
+    compared = ((arm, number) for *both, number in study.pairs for arm in both)
+    return arms and all(number in found.arms[arm][SEEDS[0]] for arm, number in compared)
 
 
 def load(name: str) -> Study:
@@ -103,9 +123,7 @@ def write() -> None:
     """docs/studies.md, from the results that are complete."""
     parts = [HEAD]
     for name in there():
-        path = RESULTS / f"study_{name}.json"
-        found = Studied.model_validate_json(path.read_text()) if path.exists() else None
-        if found and all(len(found.arms.get(arm, {})) == len(SEEDS) for arm in load(name).arms):
+        if found := published(load(name), RESULTS / f"study_{name}.json"):
             parts.append(section(name, load(name), found))
     PAGE.write_text("\n".join(parts))
 

@@ -1,6 +1,7 @@
 """The benchmarks' own arithmetic, and that the page says what the results say. Nothing is measured here."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -234,6 +235,27 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
         study.measure(made, path, tmp_path)
     assert study.measure(made, path, tmp_path).values("a", "x") == [0, 1, 2, 3, 4]
     assert seeds == [0, 1, 2, 2, 3, 4]
+
+
+def test_results_of_an_earlier_commit_are_shown_until_those_of_this_one_are_complete(tmp_path: Path) -> None:
+    earlier = studied([1, 1, 1, 1, 1], [2, 2, 2, 2, 2])
+    earlier = earlier.model_copy(update={"where": earlier.where.model_copy(update={"commit": "earlier"})})
+    path = tmp_path / "some.json"
+    path.write_text(f"[{earlier.model_dump_json()}]")
+
+    def interrupted(seed: int, cache: Path) -> dict[str, float]:
+        if seed == 4:
+            raise KeyboardInterrupt
+        return planted(seed, cache)
+
+    made = study.Study("", "", {"a": planted, "b": interrupted}, (("a", "b", "x"),), lambda _: "")
+    with pytest.raises(KeyboardInterrupt):
+        study.measure(made, path, tmp_path)
+    assert study.published(made, path) == earlier
+    now = study.measure(replace(made, arms={"a": planted, "b": planted}), path, tmp_path)
+    assert study.published(made, path) == now and now.values("b", "x") == [0, 1, 2, 3, 4]
+    assert study.read(path) == [earlier, now]
+    assert study.published(replace(made, pairs=(("a", "b", "y"),)), path) is None, "an older form lacks a number"
 
 
 @pytest.mark.parametrize("name", study.there())
