@@ -1,12 +1,12 @@
 """Attention: who ends far from the merged model is asked more often, and more are asked as the run goes on."""
 
 from collections.abc import Mapping, Sequence
-from math import log
 from random import Random
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 
+from orchestrator.selectors._lots import draw
 from schemas.base import Frozen
 from workers.tensors import Tensors, norm
 
@@ -51,12 +51,7 @@ class AdaFL:
         """At most `budget` of the free clients and the fraction of all, each as likely as its score."""
         names = sorted(free)
         count = min(budget, len(names), self.asked())
-        scores = [self.scores.get(c, 0.0) or 1e-12 for c in names]
-        if len(set(scores)) <= 1:
-            return random.sample(names, count)
-        # Efraimidis and Spirakis, Weighted random sampling with a reservoir: the greatest u^(1/p) are such a draw.
-        keys = {c: log(1 - random.random()) / p for c, p in zip(names, scores, strict=True)}
-        return sorted(names, key=lambda c: (-keys[c], c))[:count]
+        return draw(names, [self.scores.get(c, 0.0) for c in names], count, random)
 
     def asked(self) -> int:
         """K = max(1, round(C N)) with C of the stage, which never falls."""
