@@ -86,6 +86,11 @@ class Book(Tasks):
         here = {a.client for a in self.accepted.values() if a.group == group and not self.lag(a)}
         return tuple(sorted({c for o in tasks for c in o.clients} - here))
 
+    def silent(self, closed: Closed, at: float) -> dict[str, float]:
+        """The clients that a closing does without, and for how many seconds each has been waited for."""
+        tasks = [o for o in (*self.open.values(), *self.expired.values()) if self._of_this_round(o, closed.group)]
+        return {c: at - o.asked_at for o in tasks for c in o.clients if c in closed.without}
+
     def _of_this_round(self, task: Open, group: str) -> bool:
         return task.kind == "train" and task.group == group and not self.lag(task)
 
@@ -191,9 +196,11 @@ class Book(Tasks):
     def accepts(self, task: Open, result: ClientResult, at: float) -> Accepted:
         """An admitted update: it counts in the round that is open, and the client's private state advances."""
         assert result.update is not None, "admission refuses a result without an update"
+        loss = result.metrics.get("loss", -1.0)
         accepted = Accepted(
             task_id=task.task_id, client=result.client, base=task.base, group=task.group, update=result.update,
-            weight=result.weight, at=at, private=result.private,
+            weight=result.weight, at=at, private=result.private, seconds=at - task.asked_at,
+            loss=loss if loss >= 0 else None,
         )  # fmt: skip
         self.accepted[task.task_id, result.client] = accepted
         self.seen.add((result.client, task.base, task.group))

@@ -68,6 +68,7 @@ class Lineage:
         self.state = made or self.merge([(a, book.lag(a)) for a in counted], closed.version)
         merged = time.perf_counter()
         self._show(before, counted, closed)
+        self._tell(book, counted, closed, at)
         stored = self._store(before, closed)
         changed = self._changed(closed, stored)
         self._enter(book, counted, closed, at, {"changed": sorted(changed), **waited})
@@ -118,6 +119,11 @@ class Lineage:
         was, now = (state.tensors.get(closed.group, {}) for state in (before, self.state))
         if observe and was and set(was) == set(now):
             observe({a.client: self.intake.tensors(a) for a in counted}, {k: now[k] - was[k] for k in was})
+
+    def _tell(self, book: Book, counted: list[Accepted], closed: Closed, at: float) -> None:
+        """Let the selector know who answered, who did not, and how often each was asked so far, if it wants to."""
+        if learn := getattr(self.plan.selector, "learn", None):
+            learn(counted, book.silent(closed, at), {client: share.asked for client, share in book.ledger.items()})
 
     def _step(self, accepted: Accepted, lag: int) -> Tensors:
         # A delta as it is, or with `apply: mix` (FedAsync) the way from the current model to base + delta.

@@ -34,7 +34,10 @@ class Open(Frozen):
 
 
 class Accepted(Frozen):
-    """An admitted update. at: when it was let in."""
+    """An admitted update. at: when it was let in. seconds: from the asking to then, of the run's clock.
+
+    loss: the client's own word; null if it says none, or one below 0.
+    """
 
     task_id: str
     client: Name
@@ -44,6 +47,8 @@ class Accepted(Frozen):
     weight: float
     at: float
     private: BlobRef | None = None
+    seconds: float = 0.0
+    loss: float | None = None
 
 
 class Held(Frozen):
