@@ -35,7 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 PARAMS: dict[str, dict[str, Any]] = {
     "perada": {"steps": 3, "distilled": 1}, "krum": {"hostile": 0}, "median": {"hostile": 0},
-    "trimmed_mean": {"hostile": 0}, "adafl": {"start": 1.0, "end": 1.0},
+    "trimmed_mean": {"hostile": 0}, "adafl": {"start": 1.0, "end": 1.0}, "oort": {"window": 1},
 }  # fmt: skip
 
 
