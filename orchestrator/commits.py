@@ -36,12 +36,13 @@ class Commits:
         return self._commit(found[-1]) if found else None
 
     def write(self, commit: Commit) -> Commit:
-        """Commit this version, once. Returns the version that stands there: mine, or what another loop wrote."""
+        """Commit this version, once. Returns it if it stands, else the last of another loop: models before are gone."""
         key = keys.version(self.run, commit.version)
         try:
             self.blobs.put(key, canonical(commit), if_absent=True)
         except BlobExists:
-            return self._commit(key)
+            standing = self._commit(key)
+            return standing if standing == commit else self.last() or standing
         return commit
 
     def final(self) -> Final | None:

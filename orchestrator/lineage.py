@@ -60,7 +60,7 @@ class Lineage:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.
 
         made: the next state, if it is known already.
-        Returns what stands under that version: this commit, or another loop's.
+        Returns this commit, or the last of another loop that was faster.
         """
         waited = self._waited(book, closed, at)
         counted = book.closes(closed)

@@ -53,7 +53,8 @@ class Loop:
         self.vigil = Vigil(self.run, runtime.state, runtime.bus, simulator)
 
     def load(self, commit: Commit) -> None:
-        """Stand where a commit stands."""
+        """Stand where a commit stands. What was decided after it, the next step takes in first."""
+        self.replayed = False
         self.lineage.load(commit)
         self.intake.simulator.begins(commit.began)
         self.joining.begin()
@@ -63,13 +64,14 @@ class Loop:
         self.clock.catch_up(commit.at)
 
     def go(self) -> None:
-        """Replay, then go on to the end. Raises QuorumError, LeaseLost, Cancelled, and what stores and bus raise."""
-        self.replay()
+        """See the run through to its end. Raises QuorumError, LeaseLost, Cancelled, and what stores and bus raise."""
         while self.step():
             pass
 
     def step(self) -> bool:
-        """Evaluate, ask, close or listen, once. False if nothing is left to do."""
+        """Replay, if a commit was loaded; then evaluate, ask, close or listen, once. False if nothing is left to do."""
+        if not self.replayed:
+            self.replay()
         self.asking.evaluate()
         if self.book.version < self.plan.versions:
             self.absorb()
@@ -91,6 +93,7 @@ class Loop:
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
         self.joining.look(self.clock.now())
         self.desk.send(self.book.unsent())
+        self.replayed = True
 
     def _replays(self) -> bool:
         for entry in understood(lambda after: self.runtime.stream.read(self.run, after, self.clock.now()), self.cursor):

@@ -332,7 +332,7 @@ class Engine(RuleBasedStateMachine):
     def a_replay_knows_the_same(self) -> None:
         """A copy of the world, in which another process replays: it comes to the same book."""
         assert self.loop is not None
-        self._guarded(self.loop.absorb)
+        self._guarded(self._hear_all)
         if self.loop is not None and not self.ended:
             self._guarded(self.loop.absorb)  # what sneaked in before the decisions of the first time
         if self.loop is None or self.ended or self.torn >= self.loop.book.version:
@@ -348,6 +348,12 @@ class Engine(RuleBasedStateMachine):
         loop.replay()
         replayed, lived = known(loop), known(self.loop)
         assert {k: (v, lived[k]) for k, v in replayed.items() if v != lived[k]} == {}, "(replayed, lived)"
+
+    def _hear_all(self) -> None:
+        assert self.loop is not None
+        if not self.loop.replayed:  # it has adopted what another one committed
+            self.loop.replay()
+        self.loop.absorb()
 
     def _tenure(self, world: World) -> Tenure:
         tenure = Turn("r", world.state.lease[0] if world.state.lease else "copy", world.state)

@@ -1,6 +1,7 @@
 """Two loops on one run: who has lost the lease writes nothing, and a version that another has committed is adopted."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,56 @@ def test_a_version_adopted_in_a_replay_is_gone_on_from_where_it_stands(stage: St
     stage.ends(third[0])
     last = stage.commits.last()
     assert last is not None and (last.ledger["cem"].late, last.ledger["cem"].lost) == (1, 0)
+
+
+def test_who_adopts_a_version_takes_over_what_was_decided_after_it(stage: Stage) -> None:
+    """A loop hangs before its commit; another commits that version and asks for the next; the first owns the run."""
+    first = stage.loop("first")
+    first.step()
+    for client in ("ann", "bob"):
+        stage.works(client)
+    asked: list[tuple[str, int]] = []
+
+    def overtaken(*what: str) -> None:
+        second = stage.loop("second")
+        second.replay()
+        for _ in range(3):
+            second.step()
+        assert second.book.version == 1
+        asked.extend((task.task_id, task.attempt) for task in second.book.training())
+        stage.world.state.lease = None
+
+    stage.before("put", V1, overtaken)
+    while first.book.version == 0:
+        first.step()
+    first.step()
+    assert [(o.task_id, o.attempt) for o in first.book.training()] == asked
+    assert max(Counter((t.task_id, t.attempt) for t in stage.world.bus.queue).values()) == 1
+    assert len([d for d in stage.decided("asked") if d.version == 1]) == 1
+    stage.ends(first)
+
+
+def test_who_was_overtaken_by_more_than_one_version_stands_at_the_last(stage: Stage) -> None:
+    """The models of the version in between are deleted by then."""
+    stage = Stage(versions=4, max_staleness=0)
+    first = stage.loop("first")
+    first.step()
+    for client in ("ann", "bob"):
+        stage.works(client)
+
+    def overtaken(*what: str) -> None:
+        second = stage.loop("second")
+        while second.book.version < 3:
+            second.step()
+            for client in ("ann", "bob", "cem"):
+                stage.works(client)
+        stage.world.state.lease = None
+
+    stage.before("put", V1, overtaken)
+    while first.book.version == 0:
+        first.step()
+    assert first.book.version == 3
+    stage.ends(first)
 
 
 def test_a_decision_about_updates_that_are_gone_is_ignored_and_the_run_goes_on(stage: Stage) -> None:
