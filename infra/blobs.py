@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from infra import http
-from infra.files import write_whole
+from infra.files import regular, write_whole
 from schemas.base import digest
 from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing, GrantRefused
 from schemas.messages import BlobRef, Grant, Outlet, Ref
@@ -135,7 +135,7 @@ class FileBlobs:
 
 def _read_file(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as f:
+        with regular(path) as f:
             if os.fstat(f.fileno()).st_size > limit:
                 raise BlobCorrupt(f"{path.name}: larger than {limit} bytes")
             return f.read()

@@ -10,12 +10,17 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
-from infra.files import failing, write_whole
+from infra.files import failing, regular, write_whole
+from schemas.errors import StoreError
 
 Answer = Literal["mine", "missing", "taken"]
 """Of a lease: still mine; nobody's (the store was emptied: take it again); another loop's (stop)."""
+
+
+LONGEST = 16 * 2**20
+"""Bytes that are read of a value, or of an owner's name."""
 
 
 class StateStore(Protocol):
@@ -65,7 +70,7 @@ class FileState:
             return True
         path = self._path(run, "lock")
         with failing(path):
-            lock = path.open("a")
+            lock = os.fdopen(os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_NONBLOCK, 0o666), "a")
         if not _locked(lock, fcntl.LOCK_EX):
             lock.close()
             return False
@@ -78,10 +83,13 @@ class FileState:
     def owner(self, run: str) -> tuple[str, float | None] | None:
         """As StateStore. Makes no folder and no file."""
         try:
-            with (self.root / f"{run}.lock").open() as lock:
-                return None if _locked(lock, fcntl.LOCK_SH) else (lock.read() or "another process", None)
+            with regular(self.root / f"{run}.lock") as lock:
+                named = None if _locked(lock, fcntl.LOCK_SH) else lock.read(LONGEST).decode(errors="replace")
         except FileNotFoundError:
             return None
+        except OSError as e:
+            raise StoreError(f"{run}.lock: {e.strerror}") from e
+        return None if named is None else (named or "another process", None)
 
     def save(self, run: str, owner: str, ttl_s: float, value: str | None = None) -> Answer:
         """As StateStore."""
@@ -94,9 +102,12 @@ class FileState:
     def load(self, run: str) -> str | None:
         """As StateStore."""
         try:
-            return str(json.loads(self._path(run, "json").read_text())["value"])
+            with regular(self._path(run, "json")) as file:
+                return str(json.loads(file.read(LONGEST))["value"])
         except (FileNotFoundError, ValueError, KeyError):
             return None
+        except OSError as e:
+            raise StoreError(f"{run}.json: {e.strerror}") from e
 
     def release(self, run: str, owner: str) -> None:
         """As StateStore."""
@@ -143,7 +154,7 @@ class FileState:
             write_whole(path, json.dumps({"value": value, "written": time.time()}).encode())
 
 
-def _locked(file: IO[str], kind: int) -> bool:
+def _locked(file: IO[Any], kind: int) -> bool:
     """Whether the lock is ours now. Tried again, because somebody who only looks holds it for a moment."""
     for left in (2, 1, 0):
         try:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from infra.clock import Clock
-from infra.files import failing, write_whole
+from infra.files import failing, lines, write_whole
 from schemas.errors import StoreError
 
 Author = Literal["manifest", "failure", "decision"]
 START = "0"
 """The cursor before the first entry."""
+
+LONGEST = 64 * 2**20
+"""Bytes of one line of a file: the manifest of 100,000 clients."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,14 @@ class FileStream:
     def _load(self, run: str) -> list[Entry]:
         if run not in self._entries:
             path = self._path(run)
-            with failing(f"stream of {run}"):
+            with failing(path):
                 self.root.mkdir(parents=True, exist_ok=True)
-                data = path.read_bytes() if path.exists() else b""
-            whole = data[: data.rfind(b"\n") + 1]
-            entries = [_entry(line, path, number) for number, line in enumerate(whole.splitlines(), start=1)]
+                found = lines(path, LONGEST) if path.exists() else ()
+                whole = [line for line in found if line.endswith(b"\n")]
+            entries = [_entry(line, path, number) for number, line in enumerate(whole, start=1)]
             with failing(f"stream of {run}"):
                 self._open(run)
-                os.ftruncate(self._files[run], len(whole))
+                os.ftruncate(self._files[run], sum(map(len, whole)))
             self._entries[run] = entries
         return self._entries[run]
 

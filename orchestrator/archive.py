@@ -12,14 +12,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from infra import files
 from infra.clock import WallClock
 from infra.runtime import connect_blobs, connect_state, connect_stream
 from infra.settings import Settings
 from infra.stream import Entry
-from orchestrator import keys
+from orchestrator import journal, keys
 from orchestrator import story as stories
 from orchestrator.afoot import Afoot
-from orchestrator.commits import Commits
+from orchestrator.commits import LARGEST, Commits
 from orchestrator.tenure import LEASE_S
 from schemas.errors import BlobMissing, ConfigError, StoreError
 from schemas.log import Commit, Event
@@ -129,7 +130,7 @@ class Archive:
 def read_report(path: Path) -> Report:
     """A report.json. Raises ConfigError."""
     try:
-        return Report.model_validate_json(path.read_bytes())
+        return Report.model_validate_json(files.whole(path, LARGEST))
     except FileNotFoundError:
         raise ConfigError(f"there is no {path}", hint="quorate runs lists what there is") from None
     except (OSError, ValidationError) as e:
@@ -163,18 +164,23 @@ def read_journal(folder: Path) -> list[Event]:
     path = folder / "journal.jsonl"
     if not path.exists():
         return []
-    with path.open("rb") as lines:
-        return [_event(line, path) for line in lines]
+    try:
+        return [_event(line, path) for line in journal.lines(path)]
+    except OSError as e:
+        raise ConfigError(f"{path} is no journal: {e.strerror}") from None
 
 
 def _ends(path: Path) -> list[Event]:
     """The first event of a journal and its last one."""
     if not path.exists():
         return []
-    with path.open("rb") as file:
-        first = file.readline()
-        file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - 65_536))
-        last = file.read().splitlines()[-1:]
+    try:
+        with files.regular(path) as file:
+            first = file.readline(journal.LONGEST)
+            file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - 65_536))
+            last = file.read().splitlines()[-1:]
+    except OSError as e:
+        raise ConfigError(f"{path} is no journal: {e.strerror}") from None
     return [_event(line, path) for line in (first, *last) if line]
 
 

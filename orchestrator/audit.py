@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
-from infra import settings
+from infra import files, settings
 from infra.runtime import connect_blobs
-from orchestrator import keys, shelf
+from orchestrator import journal, keys, shelf
 from orchestrator.archive import FOLDER
 from orchestrator.commits import KEEP_EVERY, LARGEST, Commits
 from orchestrator.history import History
@@ -23,6 +23,7 @@ from schemas.errors import BlobCorrupt, BlobError, BlobMissing, CodecError, Conf
 from schemas.log import Commit, Event, Final
 from schemas.messages import BlobRef
 from schemas.report import Report
+from workers.classifier import LARGEST as LARGEST_ADAPTER
 from workers.private import OWN
 from workers.tensors import fingerprint, unpack
 
@@ -69,17 +70,20 @@ def audit(commits: Commits) -> Verdict:
 def audit_folder(folder: Path) -> Verdict:
     """Every rule that the journal and the report in `runs/<name>/` break."""
     history, found = History(), list[str]()
-    for number, line in enumerate((folder / "journal.jsonl").read_bytes().splitlines(), start=1):
-        try:
-            history.tell(Event.model_validate_json(line))
-        except ValidationError as e:
-            found.append(f"journal.jsonl: line {number} cannot be read: {_first(e)}")
+    try:
+        for number, line in enumerate(journal.lines(folder / "journal.jsonl"), start=1):
+            try:
+                history.tell(Event.model_validate_json(line))
+            except ValidationError as e:
+                found.append(f"journal.jsonl: line {number} cannot be read: {_first(e)}")
+    except OSError as e:
+        found.append(f"journal.jsonl cannot be read: {e.strerror}")
     if history.end is None:
         found.append("journal.jsonl: the run has no end")
     try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
+        report = Report.model_validate_json(files.whole(folder / "report.json", LARGEST))
         adapter = folder / "adapter.safetensors"
-        sha256 = fingerprint(unpack(adapter.read_bytes())) if adapter.exists() else None
+        sha256 = fingerprint(unpack(files.whole(adapter, LARGEST_ADAPTER))) if adapter.exists() else None
     except (OSError, ValidationError, CodecError) as e:
         found.append(f"report or adapter cannot be read: {_first(e)}")
     else:

@@ -1,10 +1,20 @@
 """The journal: what happened, event by event, kept per version and shown as it happens."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from infra import files
 from schemas.log import Event
+
+LONGEST = 64 * 2**20
+"""Bytes of one event: the beginning of a run names every client."""
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The events of a journal file, each not parsed yet. Raises OSError; also for what can be no journal."""
+    return files.lines(path, LONGEST)
 
 
 class Journal:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from infra import files
+from orchestrator.commits import LARGEST
 from orchestrator.report import flat
 from orchestrator.run import Outcome
 from schemas.adapter import AdapterFacts
@@ -25,7 +27,7 @@ def keep(outcome: Outcome, experiment: Experiment, folder: Path = FOLDER) -> Pat
     """Write experiment.yaml, journal.jsonl, report.json and adapter.safetensors, and show them all at once."""
     target = folder / outcome.report.run
     if target.exists():
-        if (target / "report.json").read_text() != _text(outcome):
+        if files.whole(target / "report.json", LARGEST) != _text(outcome).encode():
             raise ConfigError(f"{target} holds another run of this name", hint="move it away, or choose another --name")
         return target
     with whole_folder(target) as part:

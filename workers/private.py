@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from infra import blobs
-from infra.files import write_whole
+from infra.files import regular, write_whole
 from schemas.base import digest
 from schemas.errors import BlobMissing, StoreError
 from schemas.messages import BlobRef, ClientSlot
@@ -72,7 +72,8 @@ class SitePrivate:
         path = self._path(run, slot.client, ref.sha256)
         try:
             os.utime(path)
-            return unpack(blobs.verified(ref, path.read_bytes()))
+            with regular(path) as file:
+                return unpack(blobs.verified(ref, file.read(ref.size + 1)))
         except FileNotFoundError:
             raise BlobMissing(f"private state {ref.sha256[:12]} is not here") from None
         except OSError as e:

@@ -6,7 +6,6 @@ must not know classes, clients or backbones.
 
 import io
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from infra.files import regular
 from schemas.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -88,12 +88,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise DataError(f"cannot read {path}: no regular file")
-            if found.st_size > LARGEST:
-                raise DataError(f"cannot read {path}: {found.st_size} bytes, at most {LARGEST} are read")
+        with regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST:
+                raise DataError(f"cannot read {path}: {size} bytes, at most {LARGEST} are read")
             yield file
     except OSError as e:
         raise DataError(f"cannot read {path}: {e.strerror or e}") from None
