@@ -6,7 +6,7 @@ asking, and clients come and go at that scale.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from math import inf, isinf
 from random import Random
@@ -38,6 +38,12 @@ class Simulator:
         """The run's clock at version 0: what presence counts from."""
         self.began = at
         self._changes.clear()
+
+    def unknown(self, clients: Collection[str]) -> dict[str, list[str]]:
+        """Names that the parameters of presence and latency hold and no client bears, by what holds them."""
+        parts = {"presence": self.plan.presence, "latency": self.plan.latency}
+        found = {what: sorted(getattr(part, "named", frozenset()) - set(clients)) for what, part in parts.items()}
+        return {what: names for what, names in found.items() if names}
 
     def due(self, task: Open, arrived: float) -> float:
         """When a manifest that arrived may be let in. Only training is slowed down.

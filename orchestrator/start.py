@@ -1,32 +1,28 @@
 """The beginning of a run: ask the owners what they hold, agree on classes and backbone, and commit version 0.
 
-Describe and init are sent again when a worker says that it could not do them, when it vanished without a word, or
-when the queues were emptied.
+Knows what the answers mean; how tasks come to be answered, only `orchestrator.exchange` knows.
 """
 
 from collections.abc import Callable
 
 import torch
-from pydantic import ValidationError
 
 from infra.clock import VirtualClock
 from infra.runtime import Runtime
-from infra.stream import START
-from orchestrator import keys
 from orchestrator.commits import Commits
 from orchestrator.descriptions import received, sort_out
 from orchestrator.desk import ATTEMPTS
+from orchestrator.exchange import Exchange
 from orchestrator.journal import Journal
 from orchestrator.plan import Plan
-from orchestrator.post import Post
 from orchestrator.simulate import Simulator
-from orchestrator.tenure import EVERY_S, Tenure
+from orchestrator.tenure import Tenure
 from orchestrator.vigil import Vigil
 from schemas.base import alike, canonical
-from schemas.errors import BlobCorrupt, BlobMissing, BusError, CodecError, RunFailed
+from schemas.errors import BlobCorrupt, BlobMissing, CodecError, RunFailed
 from schemas.experiment import Setting
 from schemas.log import Commit, Event, Open
-from schemas.messages import ALL, BlobRef, Description, Manifest, TaskFailure
+from schemas.messages import ALL, BlobRef, Description, Manifest
 from workers.method import State
 from workers.pipeline import read_assignment
 from workers.tensors import Tensors, is_finite, unpack
@@ -44,13 +40,11 @@ class Start:
         self.plan, self.runtime, self.commits, self.tenure = plan, runtime, commits, tenure
         self.clock, self.run = runtime.bus.clock, commits.run
         self.journal = Journal(watch)
-        self.post = Post(self.run, plan.experiment, runtime.blobs, runtime.bus)
         self.virtual = isinstance(self.clock, VirtualClock)
-        self.vigil = Vigil(self.run, runtime.state, runtime.bus, Simulator.of(plan, virtual=self.virtual))
+        self.simulator = Simulator.of(plan, virtual=self.virtual)
+        vigil = Vigil(self.run, runtime.state, runtime.bus, self.simulator)
+        self.exchange = Exchange(plan, runtime, tenure, vigil, self.journal)
         self.missing: tuple[Open, ...] = ()
-        self.given_up: dict[str, tuple[Open, str]] = {}
-        self.unable: dict[str, str] = {}
-        self.cursor = START
 
     def commit(self, code_version: str) -> Commit:
         """Version 0. Raises RunFailed if nobody answers, or what they answer does not fit together."""
@@ -68,6 +62,7 @@ class Start:
             "domains": {c: names for d in descriptions for c, names in d.domains.items()},
             "classes": setting.classes,
             "fingerprint": setting.fingerprint,
+            "unknown": self.simulator.unknown(described),
         }
         self.journal.record("described", self.clock.now(), 0, **facts)
         ref = self.commits.put_setting(canonical(setting))
@@ -78,7 +73,7 @@ class Start:
             Commit(
                 run=self.run, version=0, at=self.clock.now(), began=self.clock.now(), setting=ref,
                 descriptions=descriptions,
-                open=self.missing, models={0: models}, assignment=dict(state.assignment), cursor=self.cursor,
+                open=self.missing, models={0: models}, assignment=dict(state.assignment), cursor=self.exchange.cursor,
                 selector=self.plan.selector.dump(), journal=self.commits.put_journal(0, self.journal.events),
             )
         )  # fmt: skip
@@ -88,9 +83,9 @@ class Start:
         setting = self.commits.put_setting(canonical(Setting(experiment=self.plan.experiment)))
         sites: tuple[str | None, ...] = self.plan.experiment.sites or (None,)
         asked = [self._task("describe", site) for site in sites]
-        answers = self.exchange(asked, setting)
+        answers = self.exchange.answers(asked, setting)
         found = sort_out(self._said(asked, answers), self.plan.experiment.model.classes)
-        later = [*self.unanswered.values(), *(task for task, _ in self.given_up.values())]
+        later = [*self.exchange.unanswered.values(), *(task for task, _ in self.exchange.given_up.values())]
         self.missing = tuple(t.model_copy(update={"started_at": None, "sent": False}) for t in later)
         clients = [c for d in found.fitting for c, split in d.clients.items() if split.train]
         enough = len(clients) >= max(1, self.plan.experiment.rounds.floor)
@@ -98,7 +93,7 @@ class Start:
             if not enough:
                 raise RunFailed(f"run {self.run}: {site} cannot take part: {reason}")
             self.journal.record("refused", self.clock.now(), 0, site=site, reason=reason)
-        for _, reason in () if enough else self.given_up.values():
+        for _, reason in () if enough else self.exchange.given_up.values():
             raise RunFailed(f"run {self.run}: {reason}")
         if self.missing and not enough:
             queues = "; ".join(self.runtime.bus.waiting(t.site) for t in self.missing)
@@ -127,7 +122,7 @@ class Start:
     def init(self, setting: BlobRef, descriptions: tuple[Description, ...]) -> State:
         """Version 0: the tensors per group and who is in which, made by a worker because it has the backbone."""
         task = self._task("init", descriptions[0].site)
-        if task.task_id not in (answers := self.exchange([task], setting)):
+        if task.task_id not in (answers := self.exchange.answers([task], setting)):
             raise RunFailed(f"run {self.run}: nobody made version 0: {self.runtime.bus.waiting(task.site)}")
         named, assignment = self._read_state(answers[task.task_id])
         groups: dict[str, Tensors] = {}
@@ -139,96 +134,14 @@ class Start:
             raise RunFailed(f"run {self.run}: version 0 assigns clients to {nowhere[0]!r}, which is no group of it")
         return State(tensors=groups, assignment=assignment)
 
-    def exchange(self, tasks: list[Open], setting: BlobRef) -> dict[str, Manifest]:
-        """Send tasks and wait, at most `start_s`, for their manifests. What is in the stream already is not sent."""
-        until = self.clock.now() + self.plan.experiment.start_s
-        self.unanswered = waiting = {t.task_id: t for t in tasks}
-        answers = self.listen(waiting, self.clock.now())
-        unsent = set(waiting)
-        while waiting and (now := self.clock.now()) < until:
-            for task in [waiting[t] for t in sorted(unsent & set(waiting))]:
-                if self._sends(task, setting):
-                    waiting[task.task_id] = task.model_copy(update={"sent": True})
-                    unsent.remove(task.task_id)
-            before = dict(waiting)
-            if self.tenure.due():
-                unsent |= self.look(waiting, now)
-            answers |= self.listen(waiting, min(until, now + EVERY_S))
-            unsent |= {t for t, task in waiting.items() if task.attempt > before[t].attempt}
-        return answers
-
-    def look(self, waiting: dict[str, Open], now: float) -> set[str]:
-        """Extend the lease, see who is at work and who has gone; tasks to send again as they are."""
-        if not self.tenure.keep(0):
-            self.vigil.begin()
-            self.cursor = START
-            return set(waiting)
-        heard, gone = self.vigil.look(waiting.values(), now)
-        for task in heard:
-            waiting[task.task_id] = task.model_copy(update={"started_at": now})
-        for task, reason in gone:
-            self._again(task, waiting, reason)
-        return set()
-
-    def listen(self, waiting: dict[str, Open], until: float) -> dict[str, Manifest]:
-        """Take in the stream: what is answered leaves `waiting`, what failed for no fault of its own stays, renewed."""
-        answers = {}
-        for entry in self.runtime.stream.read(self.run, self.cursor, until):
-            self.cursor = entry.id
-            try:
-                if entry.author == "manifest":
-                    manifest = Manifest.model_validate_json(entry.body)
-                    if (task := waiting.get(manifest.task_id)) and self._is_whole(manifest, task):
-                        del waiting[task.task_id]
-                        answers[manifest.task_id] = manifest
-                        facts = {"encodes": manifest.encodes, "seconds": manifest.seconds, "worker": manifest.worker}
-                        self.journal.record("answered", entry.at, 0, task=manifest.task_id, **facts)
-                elif entry.author == "failure":
-                    self._fails(TaskFailure.model_validate_json(entry.body), waiting)
-            except ValidationError as e:
-                self.journal.ignores(entry.at, 0, f"unreadable {entry.author}: {e.errors()[0]['msg']}")
-        return answers
-
-    def _is_whole(self, manifest: Manifest, task: Open) -> bool:
-        granted = {keys.start(self.run, task.task_id, n) for n in range(1, task.attempt + 1)}
-        name = {"describe": "description", "init": "state"}[task.kind]
-        key = manifest.outputs[name].key if set(manifest.outputs) == {name} else ""
-        return manifest.run == self.run and key in granted
-
-    def _fails(self, failure: TaskFailure, waiting: dict[str, Open]) -> None:
-        if (task := waiting.get(failure.task_id)) is None or failure.attempt != task.attempt:
-            return
-        if failure.code != "client":
-            return self._again(task, waiting, failure.message)
-        if task.kind == "init":
-            raise RunFailed(f"run {self.run}: init failed at {task.site or 'the pool'}: {failure.message}")
-        self.unable[task.task_id] = failure.message
-        del waiting[task.task_id]
-
-    def _again(self, task: Open, waiting: dict[str, Open], reason: str) -> None:
-        if task.attempt >= ATTEMPTS:
-            said = f"{task.kind} failed at {task.site or 'the pool'} ({ATTEMPTS} attempts): {reason}"
-            if task.kind == "init":
-                raise RunFailed(f"run {self.run}: {said}")
-            self.given_up[task.task_id] = (waiting.pop(task.task_id), said)  # a run may begin without this owner
-            return
-        waiting[task.task_id] = task.model_copy(update={"attempt": task.attempt + 1, "started_at": None, "sent": False})
-
-    def _sends(self, task: Open, setting: BlobRef) -> bool:
-        try:
-            self.post.send(task, setting, None)
-        except BusError:
-            return False
-        return True
-
     def _said(self, asked: list[Open], answers: dict[str, Manifest]) -> dict[str, Description | str]:
         said: dict[str, Description | str] = {}
         for task in sorted(asked, key=lambda task: task.task_id):
             site, last = task.site or "the pool", task.model_copy(update={"attempt": ATTEMPTS})
             if task.task_id in answers:  # of which attempt it may be was seen as it came
                 said[site] = received(self.runtime.blobs, self.run, last, answers[task.task_id])
-            elif task.task_id in self.unable:
-                said[site] = self.unable[task.task_id]
+            elif task.task_id in self.exchange.unable:
+                said[site] = self.exchange.unable[task.task_id]
         return said
 
     def _read_state(self, manifest: Manifest) -> tuple[Tensors, dict[str, str]]:

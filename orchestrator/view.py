@@ -125,6 +125,8 @@ class View:
         for part, so in (("train", "not asked"), ("test", "of no known accuracy")):
             if without := sorted(c for c, split in clients.items() if not split[part]):
                 self._say(f"without {part}ing images, so {so}: {', '.join(without)}")
+        for part, names in event.facts.get("unknown", {}).items():
+            self._say(f"simulate.{part} names clients that are not here: {self._some(names)}")
         for who, count in event.facts.get("skipped", {}).items():
             self._say(f"{who} left out {count} files that cannot be read as images")
 

@@ -34,6 +34,7 @@ class Trace:
     def __init__(self, params: Params) -> None:
         self.default_s = params.default_s
         self.known = _read(params.file) if params.file else {}
+        self.named = frozenset(self.known)
 
     def seconds(self, client: str, base: int, owner: Random, task: Random) -> float:
         """Seconds of a client for a task that starts from version `base`."""

@@ -28,6 +28,7 @@ class Sessions:
 
     def __init__(self, params: Params) -> None:
         self.params = params
+        self.named = frozenset({*params.comes, *params.goes})
 
     def changes(self, client: str, random: Random) -> Iterator[float]:
         """When the client comes, leaves, comes again, ...: rising seconds since the start of the run."""

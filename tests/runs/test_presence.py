@@ -44,6 +44,15 @@ def test_nobody_is_asked_while_away(images: Path, tmp_path: Path) -> None:
     assert any(simulator.back(c, at) > at for c in CLIENTS for at in closings), "somebody was away now and then"
 
 
+def test_a_name_that_no_client_bears_is_said_once(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("flat-0,3\nnoisy-7,5\n")
+    presence = {"name": "sessions", "params": {"comes": {"flat-9": 5, "flat-1": 1}, "goes": {"Noisy-1": 90}}}
+    trace = {"name": "trace", "params": {"file": str(tmp_path / "trace.csv")}}
+    made = small(images, simulate={"presence": presence, "latency": trace})
+    (described,) = events(run(made, tmp_path).events, "described")
+    assert described.facts["unknown"] == {"presence": ["Noisy-1", "flat-9"], "latency": ["noisy-7"]}
+
+
 def test_a_client_joins_late_and_another_leaves_for_good(images: Path, tmp_path: Path) -> None:
     # Versions last 10 s. noisy-1 is there from 25 s on, flat-0 until 25 s: asked at 0, 10, 20, and does not come back.
     rounds = {**SYNC, "versions": 6, "quorum": 3, "floor": 2, "deadline_s": 15}

@@ -57,6 +57,12 @@ def _watch(console: Console, events: list[Event], versions: int = 4) -> View:
         return shown
 
 
+def test_names_in_the_simulation_that_nobody_bears_get_a_line() -> None:
+    console = _console(terminal=False)
+    _watch(console, [_event("described", 5.0, 0, **DESCRIBED, unknown={"presence": ["cem", "dan"]})])
+    assert "simulate.presence names clients that are not here: cem, dan\n" in _text(console)
+
+
 def test_where_there_is_no_terminal_each_version_is_a_plain_line() -> None:
     console = _console(terminal=False)
     _watch(console, RUN)
