@@ -91,8 +91,7 @@ class Lineage:
         for a, lag in counted:
             if a.group not in folds:
                 folds[a.group] = self.plan.method.fold(self.plan.aggregator, self.state, a.group)
-            if a.client in self.table and (recall := getattr(folds[a.group], "recall", None)):
-                recall(a.client, self.intake.tensors(self.table[a.client]))
+            self._brief(folds[a.group], a, lag)
             folds[a.group].add(a.client, self._step(a, lag), a.weight, discount(self.spec, lag))
         folded: Mapping[str, Tensors] = {group: fold.result() for group, fold in folds.items()}
         merged = _remembering(self.plan.method.merge(self.state, folded, self.spec.server_lr), self.state, folds)
@@ -124,6 +123,14 @@ class Lineage:
         """Let the selector know who answered, who did not, and how often each was asked so far, if it wants to."""
         if learn := getattr(self.plan.selector, "learn", None):
             learn(counted, book.silent(closed, at), {client: share.asked for client, share in book.ledger.items()})
+
+    def _brief(self, fold: Fold, accepted: Accepted, lag: int) -> None:
+        """What a fold wants to know of an update beside its tensors: the client's last one, and its loss if fresh."""
+        recall, hear = (getattr(fold, name, None) for name in ("recall", "hear"))
+        if recall and accepted.client in self.table:
+            recall(accepted.client, self.intake.tensors(self.table[accepted.client]))
+        if hear and not lag and accepted.loss is not None:
+            hear(accepted.client, accepted.loss)
 
     def _step(self, accepted: Accepted, lag: int) -> Tensors:
         # A delta as it is, or with `apply: mix` (FedAsync) the way from the current model to base + delta.

@@ -64,6 +64,12 @@ def alike(places: torch.Tensor, clusters: int | None, most: int) -> list[int]:
     return _numbered(_means(rows, number)) if number > 1 else [0] * count
 
 
+def centres(places: torch.Tensor, labels: list[int]) -> torch.Tensor:
+    """The mean place of each cluster, float64 (clusters, n)."""
+    chosen = torch.tensor(labels)
+    return torch.stack([places[chosen == n].mean(dim=0) for n in range(max(labels) + 1)])
+
+
 def normalised(places: torch.Tensor) -> torch.Tensor:
     """D^-1/2 A D^-1/2 of the affinity A, whose diagonal is 0: float64 (K, K), symmetric, eigenvalues within [-1, 1].
 

@@ -122,7 +122,11 @@ class State:
 
 
 class Fold(Protocol):
-    """Sums updates, one after the other, in client order."""
+    """Sums updates, one after the other, in client order.
+
+    Before an update is added, `recall(client, update)`, if there is one, gets the client's last counted one, and
+    `hear(client, loss)` the mean loss of its last epoch, if it says that and its update lags no merge.
+    """
 
     def add(self, client: str, update: Tensors, weight: float, discount: float) -> None:
         """Take one update. weight > 0; discount in (0, 1] for its staleness."""

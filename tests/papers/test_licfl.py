@@ -7,6 +7,7 @@ import torch
 
 from orchestrator.aggregators.mean import Mean
 from schemas.base import Choice
+from schemas.errors import ConfigError
 from schemas.messages import ALL, VISITORS
 from tests.unit.test_clustering import planted
 from workers.method import State
@@ -148,6 +149,78 @@ def test_each_cohort_has_moments_of_its_own() -> None:
     state = merged(method, beginning(), ALL, updates(planted(2, 4)))
     moved = merged(method, state, "cohort-1", {"client-04": {"weight": torch.ones(40), "bias": torch.ones(2)}})
     for name, was in state.server.items():
-        assert torch.equal(was, moved.server[name]) != name.startswith("cohort-1/")
+        same_rule = name == "cohort-1/last"  # it may be chosen again
+        assert same_rule or torch.equal(was, moved.server[name]) != name.startswith("cohort-1/")
     assert float(moved.server["cohort-1/chosen"].sum()) == 2
     assert float(moved.server["cohort-0/chosen"].sum()) == 1
+
+
+def heard(sent: dict[str, Tensors], losses: dict[str, float], method: Licfl, state: State, group: str) -> State:
+    """The next state, where clients also say their losses."""
+    fold = method.fold(MEAN, state, group)
+    for client in sorted(sent):
+        if client in losses:
+            fold.hear(client, losses[client])  # type: ignore[attr-defined]
+        fold.add(client, sent[client], 1.0, 1.0)
+    return method.merge(state, {group: fold.result()}, 1.0)
+
+
+def test_by_loss_each_rule_is_tried_once_and_then_the_one_that_has_lowered_it_most() -> None:
+    # What a version hears is the loss of the model that the rule before has made: 2 of version 0, 1 of FedAvg's, which
+    # scores log(1/2); Adagrad's 1, log 1; Yogi's 0.5, log(1/2), and the first of equals wins; Adam's 2, log 4. FedAvg
+    # then makes 1, log(1/2), and again 0.9, log 0.9: Yogi's turn, and from 0.9 to 1.8 is log 2: now FedAvg's is least.
+    method, model, kept = licfl(rule="adaptive", selection="loss"), {"w": torch.ones(3)}, Tensors()
+    expected = ["fedavg", "fedadagrad", "fedyogi", "fedadam", "fedavg", "fedavg", "fedyogi", "fedavg"]
+    losses = (2.0, 1.0, 1.0, 0.5, 2.0, 1.0, 0.9, 1.8)
+    scores: dict[str, float] = {}
+    for n, loss in enumerate(losses):
+        if n:
+            scores[expected[n - 1]] = math.log(loss / losses[n - 1])
+        was = kept
+        _, kept = method.moved(model, {"w": torch.full((3,), 0.1), "loss/a": torch.tensor(loss)}, kept, 1.0)
+        counted = kept["chosen"] - was.get("chosen", torch.zeros(4))
+        assert RULES[int(counted.argmax())] == expected[n]
+        assert kept["scores"].tolist() == pytest.approx([scores.get(rule, -math.inf) for rule in RULES], rel=1e-5)
+
+
+def test_by_loss_a_rule_is_judged_by_the_median_of_members_who_were_heard_before_and_after() -> None:
+    sent, method = updates(planted(1, 6)), licfl(rule="adaptive", selection="loss", cohorts=1)
+    a, b, c, d = sorted(sent)[:4]
+    state = heard(sent, {a: 1.0, b: 2.0, c: 4.0}, method, beginning(), ALL)
+    # a: 1/2, b: 4/2 = 2, c: 1e300, which counts as 1e12; d was not heard before. The median is log 2.
+    state = heard(sent, {a: 0.5, b: 4.0, c: 1e300, d: 1e-9}, method, state, "cohort-0")
+    assert state.server["cohort-0/scores"].tolist() == pytest.approx([math.log(2), *[-math.inf] * 3])
+    # Of these only d was heard the last time: 1/1e-3 from 1e-9 is log 1e6, and it is of Adagrad's model.
+    state = heard(sent, {d: 1e-3}, method, state, "cohort-0")
+    assert state.server["cohort-0/scores"].tolist() == pytest.approx([math.log(2), math.log(1e6), *[-math.inf] * 2])
+
+
+@pytest.mark.parametrize("loss", [-1.0, 0.0, 1e-300, 1e300])
+def test_by_loss_one_that_cannot_be_does_no_harm(loss: float) -> None:
+    sent, method = updates(planted(1, 3)), licfl(rule="adaptive", selection="loss", cohorts=1)
+    state = heard(sent, dict.fromkeys(sent, 1.0), method, beginning(), ALL)
+    state = heard(sent, dict.fromkeys(sent, loss), method, state, "cohort-0")
+    assert abs(float(state.server["cohort-0/scores"][0])) == pytest.approx(math.log(1e12), rel=1e-5)
+
+
+def test_by_loss_where_nobody_says_any_the_first_rule_stays() -> None:
+    sent, method = updates(planted(1, 3)), licfl(rule="adaptive", selection="loss", cohorts=1)
+    state = beginning()
+    for n in range(3):
+        state = heard(sent, {}, method, state, "cohort-0" if n else ALL)
+    assert state.server["cohort-0/chosen"].tolist() == [3, 0, 0, 0]
+
+
+def test_each_cohort_chooses_by_the_losses_of_its_own_members() -> None:
+    sent, method = updates(planted(2, 4)), licfl(rule="adaptive", selection="loss")
+    state = heard(sent, {c: 1.0 + n for n, c in enumerate(sorted(sent))}, method, beginning(), ALL)
+    own = {name for name in state.server if "/loss/" in name}
+    assert own == {f"cohort-{n // 4}/loss/client-{n:02}" for n in range(8)}
+    then = heard({"client-05": sent["client-05"]}, {"client-05": 3.0}, method, state, "cohort-1")
+    assert then.server["cohort-1/scores"][0] == pytest.approx(math.log(3 / 6))
+    assert torch.equal(then.server["cohort-0/scores"], state.server["cohort-0/scores"])
+
+
+def test_what_a_fixed_rule_is_chosen_by_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="selection: loss is for rule: adaptive, and the rule is fedyogi"):
+        licfl(rule="fedyogi", selection="loss")

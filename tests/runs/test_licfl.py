@@ -1,6 +1,7 @@
 """LICFL in whole runs: owners who call things by each other's names get models of their own, in every mode."""
 
 import contextlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from infra.blobs import FileBlobs
 from orchestrator.commits import Commits
+from orchestrator.groups import lag
 from orchestrator.run import Outcome
 from schemas.experiment import Experiment
 from tests.runs.here import Fuse, Killed, run
@@ -100,7 +102,7 @@ def test_who_is_not_in_version_1_is_placed_by_its_first_update(listed: Path, tmp
 
 def test_killed_anywhere_it_ends_as_if_undisturbed(listed: Path, tmp_path: Path) -> None:
     changes = {**MODES["k of n"], "rounds": {**MODES["k of n"]["rounds"], "versions": 5}}
-    method = {"name": "licfl", "params": {"rule": "adaptive", "cohorts": 2, "lr": 0.05}}
+    method = {"name": "licfl", "params": {"rule": "adaptive", "selection": "loss", "cohorts": 2, "lr": 0.05}}
     made = planted(listed, **changes, method=method, codec={"name": "fp16"})
     undisturbed = facts(run(made, tmp_path / "undisturbed"))
     for place, after in places(operations(made, tmp_path / "counted"), 10):
@@ -108,3 +110,21 @@ def test_killed_anywhere_it_ends_as_if_undisturbed(listed: Path, tmp_path: Path)
         with contextlib.suppress(Killed):
             run(made, root, fuse=Fuse(place, after))
         assert facts(run(made, root)) == undisturbed, f"killed {'after' if after else 'before'} operation {place}"
+
+
+def test_a_rule_is_judged_by_the_losses_of_fresh_updates_alone(listed: Path, tmp_path: Path) -> None:
+    method = {"name": "licfl", "params": {"rule": "adaptive", "selection": "loss", "cohorts": 2, "lr": 0.05}}
+    run(planted(listed, **MODES["buffered"], method=method), tmp_path)
+    commits, said, lagging = Commits("r", FileBlobs(tmp_path / "blobs")), dict[str, float](), 0
+    made = commits.all()
+    for before, after in itertools.pairwise(made):
+        group = after.counted[0].group
+        lags = {a.client: lag(before.rounds, group, a.base) for a in after.counted}
+        said = {k: t for k, t in said.items() if not k.startswith(f"{group}/")}  # of a cohort's last version alone
+        fresh = [a for a in after.counted if group != "all" and not lags[a.client]]
+        said |= {f"{group}/loss/{a.client}": a.loss for a in fresh if a.loss is not None}
+        lagging += sum(map(bool, lags.values()))
+    assert said and lagging
+    assert made[-1].server is not None
+    kept = commits.get_model(made[-1].server)
+    assert {k: float(t) for k, t in kept.items() if "/loss/" in k} == pytest.approx(said)

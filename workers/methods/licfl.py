@@ -5,21 +5,24 @@ from typing import Literal
 
 import structlog
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.messages import ALL, VISITORS
-from workers.clustering import Basis, alike, principal
+from workers import fedopt
+from workers.clustering import Basis, alike, centres, principal
 from workers.method import Aggregator, Fold, State, Traits
 from workers.methods._local import LocalTraining, Training
-from workers.tensors import Tensors
+from workers.tensors import Tensors, norm
 
 log = structlog.get_logger()
 
-COHORT, MEMBER = "cohort-{}", "member/"
+COHORT, MEMBER, LOSS = "cohort-{}", "member/", "loss/"
 BASIS, CENTRES = "cohorting/basis", "cohorting/centres"
-RULES = ("fedavg", "fedadagrad", "fedyogi", "fedadam")
+RULES = ("fedavg", *fedopt.RULES)
 """In the order of the scores that are kept; the first of equal ones wins."""
 Rule = Literal["fedavg", "fedadagrad", "fedyogi", "fedadam", "adaptive"]
+LEAST, MOST = 1e-12, 1e12
+"""A loss beyond them counts as they do: its logarithm must be a number."""
 
 
 class Licfl(LocalTraining):
@@ -28,7 +31,9 @@ class Licfl(LocalTraining):
     Principal components of the updates, spectral clustering (Ng, Jordan, Weiss), then federated averaging within each
     cohort. A client computes and sends nothing more than in `fedavg`. Who is not in version 1 begins anew later, and is
     placed by its first update, which moves no model. Held-out owners are judged by the mean of the cohorts' models.
-    `rule: adaptive` is ALICFL: every round tries four server rules and takes the one that lengthens the model least.
+    `rule: adaptive` is ALICFL: every round of a cohort four server rules are at hand, and one is taken. `selection:
+    norm_drift` takes the one that lengthens the model least. `selection: loss` tries each once and then takes the one
+    that has lately lowered the members' losses most; they are those that clients report of their training anyway.
     """
 
     paper = "Amarlingam et al., Lightweight Industrial Cohorted Federated Learning, arXiv 2407.17999"
@@ -39,7 +44,8 @@ class Licfl(LocalTraining):
         "members are weighted as `aggregator` and `weight` say, where the paper weighs evenly",
         "beta2, tau and eta are those of Reddi et al., arXiv 2003.00295, from memory",
         "newcomers, which the paper does not treat, are placed by the mean projection that is nearest to theirs",
-        "the rule is chosen by the signed change of the model's norm alone; it prefers small steps (docs/log.md)",
+        "the score of the paper could not be read: `norm_drift` is a third party's reading, and prefers small steps; "
+        "`loss` is ours, and judges a rule by the next round's losses, relative to those of the round before",
     )
     traits = Traits(sees_each=True, groups=True)
 
@@ -48,26 +54,35 @@ class Licfl(LocalTraining):
 
         components: of the projection. cohorts: how many, null by the gap between eigenvalues, at most `most`. rule: of
         the server; step size eta, decays beta1 and beta2, tau in the denominator. `fedavg` has rounds.server_lr.
+        selection: what `rule: adaptive` chooses by.
         """
 
         components: PositiveInt = 5
         cohorts: PositiveInt | None = None
         most: PositiveInt = 8
         rule: Rule = "fedavg"
+        selection: Literal["norm_drift", "loss"] = "norm_drift"
         eta: PositiveFloat = 0.03
         beta1: float = Field(default=0.9, ge=0, lt=1)
         beta2: float = Field(default=0.99, ge=0, lt=1)
         tau: PositiveFloat = 1e-3
 
+        @model_validator(mode="after")
+        def _chooses(self) -> "Licfl.Params":
+            if self.selection != "norm_drift" and self.rule != "adaptive":
+                raise ValueError(f"selection: {self.selection} is for rule: adaptive, and the rule is {self.rule}")
+            return self
+
     def __init__(self, params: Params) -> None:
         super().__init__(params)
         self.params: Licfl.Params = params
+        self.fedopt = fedopt.FedOpt(params.eta, params.beta1, params.beta2, params.tau)
 
     def fold(self, aggregator: Aggregator, state: State, group: str) -> Fold:
         """Of a cohort, the aggregator's; of `all`, one that finds cohorts, or places newcomers in those there are."""
-        if group != ALL:
-            return super().fold(aggregator, state, group)
-        return Newcomers(state.server) if BASIS in state.server else Cohorting(aggregator, self.params)
+        if group == ALL:
+            return Newcomers(state.server) if BASIS in state.server else Cohorting(aggregator, self.params)
+        return Heard(super().fold(aggregator, state, group))
 
     def merge(self, state: State, folded: Mapping[str, Tensors], server_lr: float) -> State:
         """Each cohort that has a step moves by its rule, and visitors get the unweighted mean of the cohorts' models.
@@ -79,7 +94,7 @@ class Licfl(LocalTraining):
             assignment |= _members(found)
             server |= {name: t for name, t in found.items() if name in (BASIS, CENTRES)}
             for cohort, step in _steps(group, found).items():
-                kept = _own(server, cohort)
+                kept = {name: server.pop(f"{cohort}/{name}") for name in _own(server, cohort)}
                 tensors[cohort], kept = self.moved(tensors.get(cohort, tensors[ALL]), step, kept, server_lr)
                 log.info("cohort moved", cohort=cohort, chosen=_counts(kept))
                 server |= {f"{cohort}/{name}": t for name, t in kept.items()}
@@ -90,34 +105,62 @@ class Licfl(LocalTraining):
     def moved(self, model: Tensors, step: Tensors, kept: Tensors, server_lr: float) -> tuple[Tensors, Tensors]:
         """The next model of a cohort, and what its optimiser keeps (algorithm 3): m, v of every rule, scores, counts.
 
-        All moments move in every round, also those of rules that are not chosen.
+        All moments move in every round, also those of rules that are not chosen. step: of `Heard`, losses included.
         """
         plain = {k: t + server_lr * step[k] for k, t in model.items()}
         if self.params.rule == "fedavg":
             return plain, {}
-        kept = self._moments(step, kept)
-        candidates = [plain, *(self._adaptive(model, kept, rule) for rule in RULES[1:])]
-        scores = torch.tensor([_length(c) - _length(model) for c in candidates], dtype=torch.float64)
-        adaptive = self.params.rule == "adaptive"
-        best = int(scores.argmin()) if adaptive else RULES.index(self.params.rule)
-        counts = kept.get("chosen", torch.zeros(len(RULES))) + torch.eye(len(RULES))[best]
-        return candidates[best], kept | {"scores": scores.float(), "chosen": counts}
+        made = self.fedopt.moments({k: step[k] for k in model}, kept)
+        candidates = [plain, *(self.fedopt.moved(model, made, rule) for rule in fedopt.RULES)]
+        heard = {k: t for k, t in step.items() if k.startswith(LOSS)}
+        scores = _decreases(heard, kept) if self.params.selection == "loss" else _drifts(model, candidates)
+        best = int(scores.argmin()) if self.params.rule == "adaptive" else RULES.index(self.params.rule)
+        last = torch.eye(len(RULES))[best]
+        counts = kept.get("chosen", torch.zeros(len(RULES))) + last
+        return candidates[best], made | heard | {"scores": scores.float(), "chosen": counts, "last": last}
 
-    def _moments(self, step: Tensors, kept: Tensors) -> Tensors:
-        # v starts at tau^2, as in Reddi et al.; Yogi's v moves by at most (1 - beta2) step^2.
-        p, made = self.params, dict(kept)
-        for k, d in step.items():
-            square, start = d.square(), torch.full_like(d, p.tau**2)
-            adagrad, yogi, adam = (kept.get(f"{rule}/{k}", start) for rule in RULES[1:])
-            made[f"m/{k}"] = p.beta1 * kept.get(f"m/{k}", torch.zeros_like(d)) + (1 - p.beta1) * d
-            made[f"fedadagrad/{k}"] = adagrad + square
-            made[f"fedyogi/{k}"] = yogi - (1 - p.beta2) * square * torch.sign(yogi - square)
-            made[f"fedadam/{k}"] = p.beta2 * adam + (1 - p.beta2) * square
-        return made
 
-    def _adaptive(self, model: Tensors, kept: Tensors, rule: str) -> Tensors:
-        p = self.params
-        return {k: t + p.eta * kept[f"m/{k}"] / (kept[f"{rule}/{k}"].sqrt() + p.tau) for k, t in model.items()}
+def _drifts(model: Tensors, candidates: list[Tensors]) -> torch.Tensor:
+    """How much longer than the model each candidate is, as L2 norms, float64: the score of the paper's algorithm 3."""
+    return torch.tensor([norm(c) - norm(model) for c in candidates], dtype=torch.float64)
+
+
+def _decreases(heard: Tensors, kept: Tensors) -> torch.Tensor:
+    """What each rule has lately done to the members' losses: log of now / before; -inf for one that is untried.
+
+    The losses heard now are of the model that the last rule made, so its score alone is new: the median over those
+    members who were heard the last time too.
+    """
+    scores = kept.get("scores", torch.full((len(RULES),), -torch.inf)).clone()
+    if both := sorted(heard.keys() & kept.keys()):
+        changes = torch.stack([(heard[k] / kept[k]).log() for k in both])
+        scores[int(kept["last"].argmax())] = changes.quantile(0.5)
+    return scores
+
+
+class Heard:
+    """A cohort's fold that also keeps what its members say of their loss."""
+
+    def __init__(self, fold: Fold) -> None:
+        self.inner, self.losses = fold, Tensors()
+
+    @property
+    def kept(self) -> Tensors:
+        """What the aggregator keeps."""
+        found: Tensors = getattr(self.inner, "kept", {})
+        return found
+
+    def add(self, client: str, update: Tensors, weight: float, discount: float) -> None:
+        """To the aggregator's fold."""
+        self.inner.add(client, update, weight, discount)
+
+    def hear(self, client: str, loss: float) -> None:
+        """Keep a member's loss."""
+        self.losses[LOSS + client] = torch.tensor(min(max(loss, LEAST), MOST))
+
+    def result(self) -> Tensors:
+        """The aggregator's, and `loss/<client>` of those who said it."""
+        return self.inner.result() | self.losses
 
 
 class Cohorting:
@@ -126,13 +169,18 @@ class Cohorting:
     def __init__(self, aggregator: Aggregator, params: "Licfl.Params") -> None:
         self.aggregator, self.params = aggregator, params
         self.seen: dict[str, tuple[Tensors, float, float]] = {}
+        self.losses: dict[str, float] = {}
 
     def add(self, client: str, update: Tensors, weight: float, discount: float) -> None:
         """Keep one update."""
         self.seen[client] = (update, weight, discount)
 
+    def hear(self, client: str, loss: float) -> None:
+        """Keep a client's loss."""
+        self.losses[client] = loss
+
     def result(self) -> Tensors:
-        """`member/<client>`: the number of its cohort. `<cohort>/<name>`: its step. The basis, and mean projections.
+        """`member/<client>`: the number of its cohort. `<cohort>/<name>`: what `Heard` gives. Basis, mean projections.
 
         Cohorts are numbered by the first of their members, in client order.
         """
@@ -141,14 +189,19 @@ class Cohorting:
         )
         labels = alike(places, self.params.cohorts, self.params.most)
         found = {MEMBER + client: torch.tensor(float(n)) for client, n in zip(self.seen, labels, strict=True)}
-        found |= {BASIS: basis.packed(), CENTRES: _centres(places, labels).float()}
+        found |= {BASIS: basis.packed(), CENTRES: centres(places, labels).float()}
         for n in range(max(labels) + 1):
-            fold = self.aggregator.fold()
-            for (client, said), label in zip(self.seen.items(), labels, strict=True):
-                if label == n:
-                    fold.add(client, *said)
-            found |= {f"{COHORT.format(n)}/{name}": t for name, t in fold.result().items()}
+            members = [client for client, label in zip(self.seen, labels, strict=True) if label == n]
+            found |= {f"{COHORT.format(n)}/{name}": t for name, t in self._folded(members).items()}
         return found
+
+    def _folded(self, members: list[str]) -> Tensors:
+        fold = Heard(self.aggregator.fold())
+        for client in members:
+            fold.add(client, *self.seen[client])
+            if client in self.losses:
+                fold.hear(client, self.losses[client])
+        return fold.result()
 
 
 class Newcomers:
@@ -172,11 +225,6 @@ def _flat(update: Tensors) -> torch.Tensor:
     return torch.cat([update[name].reshape(-1).double() for name in sorted(update)])
 
 
-def _centres(places: torch.Tensor, labels: list[int]) -> torch.Tensor:
-    chosen = torch.tensor(labels)
-    return torch.stack([places[chosen == n].mean(dim=0) for n in range(max(labels) + 1)])
-
-
 def _members(found: Tensors) -> dict[str, str]:
     return {k.removeprefix(MEMBER): COHORT.format(int(t)) for k, t in found.items() if k.startswith(MEMBER)}
 
@@ -191,10 +239,6 @@ def _steps(group: str, found: Tensors) -> dict[str, Tensors]:
 
 def _own(tensors: Tensors, cohort: str) -> Tensors:
     return {k.removeprefix(f"{cohort}/"): t for k, t in tensors.items() if k.startswith(f"{cohort}/")}
-
-
-def _length(model: Tensors) -> float:
-    return float(_flat(model).norm())
 
 
 def _counts(kept: Tensors) -> dict[str, int]:
