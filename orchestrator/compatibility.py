@@ -28,6 +28,16 @@ def _updates(made: "Plan") -> Objections:
     exact = f"method {name} sends exact numbers, so"
     yield not (traits.lossy or made.codec.lossless), f"{exact} codec {e.codec.name} would falsify them; use raw"
     yield bool(made.transforms) and not traits.lossy, f"{exact} transforms would falsify them; use none"
+    mixing = [c.name for c, t in zip(e.transforms, made.transforms, strict=True) if getattr(t, "remembers", False)]
+    yield (
+        bool(mixing) and traits.sees_each,
+        f"method {name} looks at single updates, which transform {' and '.join(mixing)} mixes with earlier ones",
+    )
+    yield (
+        bool(mixing) and e.rounds.apply == "mix",
+        f"apply: mix moves to what a client has trained, which transform {' and '.join(mixing)} mixes with earlier "
+        "updates; use apply: delta",
+    )
     yield (
         not traits.sums and getattr(made.aggregator, "needs_sums", True),
         f"updates of method {name} may not be added, as aggregator {e.aggregator.name} does",

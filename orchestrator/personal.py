@@ -10,7 +10,7 @@ from schemas.errors import BlobError, CodecError, StoreError
 from schemas.log import Event
 from workers.classifier import Adapter
 from workers.method import Method
-from workers.pipeline import without_residual
+from workers.pipeline import of_method
 from workers.plugins import plugin_class
 from workers.private import OWN
 from workers.tensors import Tensors, fingerprint, unpack
@@ -33,7 +33,7 @@ def own(adapter: Adapter, events: list[Event], blobs: BlobStore) -> dict[str, Ad
         if commit is None or commits.journal() != events:
             return {}
         kept = {client: ref for client, ref in commit.private.items() if not ref.key.startswith(OWN)}
-        states = {client: without_residual(unpack(blobs.get(ref))) for client, ref in sorted(kept.items())}
+        states = {client: of_method(unpack(blobs.get(ref))) for client, ref in sorted(kept.items())}
     except (BlobError, StoreError, CodecError):
         return {}  # a result may have come from elsewhere, or its store been cleared
     return {client: _of(adapter, client, private) for client, private in states.items() if private}

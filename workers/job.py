@@ -17,7 +17,7 @@ from schemas.messages import ClientResult, ClientSlot, Task
 from workers.data.owners import Owner
 from workers.failure import code_of, told, without_urls
 from workers.method import Client, Examples, Method, Update
-from workers.pipeline import Codec, Label, Transform, read_label, seal, without_residual, write_update
+from workers.pipeline import Codec, Label, Transform, of_method, read_label, seal, write_update
 from workers.place import Place, part, together
 from workers.plugins import load
 from workers.private import Private
@@ -97,7 +97,7 @@ class Job:
             incoming=self.incoming,
             train=together([part(examples, parts.train) for parts, examples, _ in seen]),
             val=together([part(examples, parts.val) for parts, examples, _ in seen]),
-            private=without_residual(private),
+            private=of_method(private),
             group=self.task.group,
         )
         return _Ready(slot, client, private, lost, sum(encodes for *_, encodes in seen))
@@ -147,7 +147,7 @@ class Job:
         examples, encodes = self._examples(owner)
         test = part(examples, owner.parts.test)
         private, lost = self._private_of(slot)
-        personal = self.method.personal(self.setting, self.task.group, self.incoming, without_residual(private))
+        personal = self.method.personal(self.setting, self.task.group, self.incoming, of_method(private))
         metrics = {"accuracy": accuracy(personal, test), "examples": float(len(test))}
         if self.task.base == 0:
             features, more = self.place.examples(self.setting, owner)

@@ -21,6 +21,8 @@ from workers.tensors import Tensors, metadata, pack, unpack
 
 RESIDUAL = "residual."
 """Private tensors under this prefix are what a lossy codec has kept back so far. Methods may not use it."""
+REMEMBERED = "transform."
+"""Private tensors `transform.<place>.<name>` are what a transform has kept of the client. Methods may not use it."""
 
 _METRICS: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
 _ASSIGNMENT: TypeAdapter[dict[Name, str]] = TypeAdapter(dict[Name, str])
@@ -44,10 +46,13 @@ class Codec(Protocol):
 
 
 class Transform(Protocol):
-    """Changes an update before it is sent."""
+    """Changes an update before it is sent. `remembers`, if it has one and it is true: earlier ones are mixed in."""
 
-    def on_client(self, tensors: Tensors, generator: torch.Generator) -> Tensors:
-        """The client's half. float32 in and out."""
+    def on_client(self, tensors: Tensors, kept: Tensors, generator: torch.Generator) -> tuple[Tensors, Tensors]:
+        """The client's half: what is sent, and what is kept until the client's next update. float32 in and out.
+
+        kept: as of the client's last accepted update; empty at first.
+        """
 
 
 @dataclass(frozen=True)
@@ -74,24 +79,27 @@ def seal(
 ) -> Sealed:
     """Apply transforms, add what the codec kept back before, encode, and keep back the new difference.
 
-    private: the private state as read, with what was kept back. residual = sent - decode(encode(sent)), under the
-    prefix `residual.`. Raises CodecError.
+    private: the private state as read, with what was kept. residual = sent - decode(encode(sent)), under the prefix
+    `residual.`; what transforms keep, under `transform.`. Raises CodecError.
     """
-    tensors = dict(update.tensors)
+    tensors, next_private = dict(update.tensors), dict(update.private)
     for i, transform in enumerate(transforms):
-        tensors = transform.on_client(tensors, client.generator(f"transform-{i}"))
+        own = f"{REMEMBERED}{i}."
+        before = {k.removeprefix(own): t for k, t in private.items() if k.startswith(own)}
+        tensors, kept = transform.on_client(tensors, before, client.generator(f"transform-{i}"))
+        next_private |= {own + k: t for k, t in kept.items()}
     if codec.lossless:
-        return Sealed(codec.encode(tensors, client.generator("codec")), update.private)
+        return Sealed(codec.encode(tensors, client.generator("codec")), next_private)
     sent = {k: t + private[RESIDUAL + k] if RESIDUAL + k in private else t for k, t in tensors.items()}
     packed = codec.encode(sent, client.generator("codec"))
     arrived = codec.decode(packed)
     residual = {RESIDUAL + k: t - arrived[k] for k, t in sent.items()}
-    return Sealed(packed, update.private | residual)
+    return Sealed(packed, next_private | residual)
 
 
-def without_residual(private: Tensors) -> Tensors:
+def of_method(private: Tensors) -> Tensors:
     """The part of a private state that is the method's own."""
-    return {k: t for k, t in private.items() if not k.startswith(RESIDUAL)}
+    return {k: t for k, t in private.items() if not k.startswith((RESIDUAL, REMEMBERED))}
 
 
 def write_update(packed: Tensors, label: Label) -> bytes:

@@ -14,8 +14,9 @@ class CenteredClipping:
     """v <- v + 1/n sum((x_i - v) min(1, tau / |x_i - v|)), a few times, from the step of the version before.
 
     The centre is kept between versions, one per group. Weights are of no account. Karimireddy, He, Jaggi, Learning
-    from History for Byzantine Robust Optimization, arXiv 2012.10333. Their clients' momentum is not built, so
-    attacks that stay the same over many versions can drift the centre. An update that lags is discounted first.
+    from History for Byzantine Robust Optimization, arXiv 2012.10333. Their clients have a momentum, which is a
+    transform here; without it an attack that stays the same over many versions can drift the centre. An update that
+    lags is discounted first.
     """
 
     class Params(Frozen):

@@ -14,7 +14,7 @@ from schemas.errors import CodecError, PluginError
 from schemas.messages import BlobRef
 from tests.toys import client, setting
 from workers.method import Update
-from workers.pipeline import RESIDUAL, Codec, Label, open_update, seal, without_residual, write_update
+from workers.pipeline import RESIDUAL, Codec, Label, of_method, open_update, seal, write_update
 from workers.plugins import load, names
 from workers.tensors import Tensors, pack
 
@@ -68,7 +68,7 @@ def test_what_a_codec_loses_is_kept_back(name: str, given_tensors: Tensors) -> N
     for k, t in given_tensors.items():
         kept = torch.zeros_like(t) if codec.lossless else sealed.private[RESIDUAL + k]
         assert torch.allclose(arrived[k] + kept, t, rtol=1e-6, atol=0)
-    assert without_residual(sealed.private) == {}
+    assert of_method(sealed.private) == {}
 
 
 def test_error_feedback_sends_in_the_long_run_what_rounding_swallows(codec: Codec) -> None:

@@ -11,7 +11,7 @@ from schemas.errors import PluginError
 from schemas.messages import ALL
 from tests.toys import client, examples, experiment, setting
 from workers.method import Method, State, Update
-from workers.pipeline import without_residual
+from workers.pipeline import of_method
 from workers.plugins import about, load, names
 from workers.readout import Cosine
 from workers.setting import Setting
@@ -141,7 +141,7 @@ def test_training_leaves_the_incoming_model_alone(method: Method, of: Setting) -
 
 def test_private_state_keeps_off_the_names_of_error_feedback(method: Method, of: Setting) -> None:
     update = method.train(client(of, "a", method.init(of).tensors[ALL]))
-    assert without_residual(update.private) == update.private
+    assert of_method(update.private) == update.private
 
 
 def test_the_state_survives_saving(method: Method, of: Setting) -> None:

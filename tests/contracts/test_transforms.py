@@ -10,7 +10,7 @@ from workers.plugins import load, names
 from workers.tensors import Tensors, fingerprint
 
 PACKAGE = "workers.transforms"
-PARAMS: dict[str, dict[str, object]] = {"clip": {"norm": 2.0}}
+PARAMS: dict[str, dict[str, object]] = {"clip": {"norm": 2.0}, "momentum": {}}
 
 
 def _update(length: float) -> Tensors:
@@ -31,8 +31,10 @@ def test_names_shapes_and_dtypes_stay_and_the_input_is_left_alone(name: str) -> 
     transform: Transform = load(PACKAGE, Choice(name=name, params=PARAMS[name]))
     given = _update(5.0) | {"empty": torch.zeros(0), "scalar": torch.tensor(1.0)}
     before = fingerprint(given)
-    one, again = (transform.on_client(given, torch.Generator().manual_seed(0)) for _ in range(2))
+    (one, kept), (again, _) = (transform.on_client(given, {}, torch.Generator().manual_seed(0)) for _ in range(2))
     assert fingerprint(given) == before and fingerprint(one) == fingerprint(again)
+    later = fingerprint(transform.on_client(again, kept, torch.Generator())[0]), fingerprint(kept)
+    assert later == (fingerprint(transform.on_client(one, kept, torch.Generator())[0]), fingerprint(kept))
     assert {k: (t.shape, t.dtype) for k, t in one.items()} == {k: (t.shape, t.dtype) for k, t in given.items()}
 
 
@@ -45,7 +47,7 @@ def test_unknown_params_are_refused(name: str) -> None:
 @pytest.mark.parametrize(("length", "expected"), [(5.0, 2.0), (2.0, 2.0), (1.0, 1.0), (0.0, 0.0), (1e30, 2.0)])
 def test_clipping_bounds_the_norm_over_all_tensors(length: float, expected: float) -> None:
     clip: Transform = load(PACKAGE, Choice(name="clip", params={"norm": 2.0}))
-    clipped = clip.on_client(_update(length), torch.Generator())
+    clipped, _ = clip.on_client(_update(length), {}, torch.Generator())
     assert _norm(clipped) == pytest.approx(expected, rel=1e-6)
     if length:
         assert float(clipped["b"][1] / clipped["a"][0, 0]) == pytest.approx(0.8 / 0.6, rel=1e-6)

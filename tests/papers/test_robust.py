@@ -17,8 +17,9 @@ from schemas.errors import AggregationError, ConfigError
 from tests.runs.here import Fuse, Killed, run
 from tests.runs.test_crash import facts, operations, places
 from tests.runs.test_embedded import SLOW, SYNC, small
-from tests.toys import paint
-from workers.method import KEPT
+from tests.toys import client, paint, setting
+from workers.method import KEPT, Update
+from workers.pipeline import Codec, of_method, seal
 from workers.plugins import load
 from workers.tensors import Tensors
 
@@ -99,10 +100,63 @@ def test_centred_clipping_by_hand_and_its_centre_is_kept() -> None:
     assert second.result()["w"].tolist() == pytest.approx([4 / 9])
 
 
+def sent(momentum: Any, updates: list[torch.Tensor], codec: str = "raw") -> list[torch.Tensor]:
+    """What a client's updates become on their way, one after the other."""
+    one, private, found = client(setting(), "a", {}), Tensors(), []
+    coder: Codec = load("workers.codecs", Choice(name=codec))
+    for x in updates:
+        sealed = seal(one, Update({"w": x}, 1.0), private=private, codec=coder, transforms=[momentum])
+        private = sealed.private
+        assert of_method(private) == {}, "no method sees it"
+        found.append(coder.decode(sealed.packed)["w"])
+    return found
+
+
+def momentum(beta: float) -> Any:
+    return load("workers.transforms", Choice(name="momentum", params={"beta": beta}))
+
+
+def test_momentum_by_hand() -> None:
+    # beta 3/4: 4, then 3/4 * 4 + 1/4 * 8 = 5, then 3/4 * 5 + 1/4 * 1 = 4. With fp16 too: what it kept back comes after.
+    updates = [torch.tensor([x]) for x in (4.0, 8.0, 1.0)]
+    assert torch.cat(sent(momentum(0.75), updates)).tolist() == [4.0, 5.0, 4.0]
+    assert torch.cat(sent(momentum(0.75), updates, "fp16")).tolist() == [4.0, 5.0, 4.0]
+    assert torch.cat(sent(momentum(0.0), updates)).tolist() == [4.0, 8.0, 1.0]
+
+
+def test_momentum_leaves_less_room_to_push_a_little_in_every_version() -> None:
+    # Updates of eight owners are noise of variance 1 around 0; two push, always the same way, no further than the noise
+    # reaches, which is what tau allows for. A mean with weights (1 - beta) beta^k has the variance (1 - beta)^2 / (1 -
+    # beta^2) = (1 - beta) / (1 + beta): with 0.9 a nineteenth, so the noise reaches 4.36 times less far.
+    beta, numbers, versions, draw = 0.9, 200, 60, torch.Generator().manual_seed(4)
+    noise = [list(torch.randn(versions, numbers, generator=draw)) for _ in range(8)]
+    pushed = torch.ones(numbers) / numbers**0.5
+
+    def drift(rate: float) -> float:
+        honest = [sent(momentum(rate), updates)[versions // 2 :] for updates in noise]
+        reach = float(torch.stack([torch.stack(h) for h in honest]).norm(dim=2).mean())
+        moved, kept = torch.zeros(numbers), Tensors()
+        for updates in zip(*honest, strict=True):
+            rows = [u.tolist() for u in updates] + [(reach * pushed).tolist()] * 2
+            fold = folded(rule("centered_clipping", tau=reach), rows, kept=kept)
+            moved, kept = moved + fold.result()["w"], fold.kept
+        return float(moved @ pushed)
+
+    assert drift(0.0) / drift(beta) == pytest.approx(((1 + beta) / (1 - beta)) ** 0.5, rel=0.25)
+
+
+def test_what_momentum_mixes_is_refused_where_single_updates_count(images: Path) -> None:
+    transforms = [{"name": "momentum"}]
+    with pytest.raises(ConfigError, match="licfl looks at single updates, which transform momentum mixes with earlier"):
+        plan(small(images, method={"name": "licfl"}, transforms=transforms))
+    with pytest.raises(ConfigError, match=r"which transform momentum mixes with .*; use apply: delta"):
+        plan(small(images, transforms=transforms, rounds={**SYNC, "apply": "mix"}))
+
+
 def test_the_discount_of_a_late_update_comes_before_the_rule() -> None:
     fold = rule("median").fold()
-    for client, value, discount in (("a", 4.0, 0.5), ("b", 1.0, 1.0), ("c", 9.0, 1.0)):
-        fold.add(client, {"w": torch.tensor([value])}, 1.0, discount)
+    for name, value, discount in (("a", 4.0, 0.5), ("b", 1.0, 1.0), ("c", 9.0, 1.0)):
+        fold.add(name, {"w": torch.tensor([value])}, 1.0, discount)
     assert fold.result()["w"].tolist() == [2.0]
 
 
@@ -167,8 +221,9 @@ def test_runs_in_every_mode_and_the_centre_belongs_to_the_state(
     assert kept == ({f"{KEPT}all/centre"} if name == "centered_clipping" else set())
 
 
-def test_killed_anywhere_the_centre_is_the_same(images: Path, tmp_path: Path) -> None:
-    made = small(images, aggregator={"name": "centered_clipping"}, rounds=MODES["buffered"], simulate=SLOW)
+def test_killed_anywhere_the_centre_and_the_momenta_are_the_same(images: Path, tmp_path: Path) -> None:
+    parts = {"aggregator": {"name": "centered_clipping"}, "transforms": [{"name": "momentum"}]}
+    made = small(images, **parts, rounds=MODES["buffered"], simulate=SLOW)
     undisturbed = facts(run(made, tmp_path / "undisturbed"))
     for place, after in places(operations(made, tmp_path / "counted"), 8):
         root = tmp_path / f"killed-{place}"

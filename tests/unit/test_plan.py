@@ -102,8 +102,8 @@ class Nothing:
 
     def __init__(self, params: Params) -> None: ...
 
-    def on_client(self, tensors: Tensors, generator: torch.Generator) -> Tensors:
-        return tensors
+    def on_client(self, tensors: Tensors, kept: Tensors, generator: torch.Generator) -> tuple[Tensors, Tensors]:
+        return tensors, {}
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ class Clip:
     def __init__(self, params: Params) -> None:
         self.norm = params.norm
 
-    def on_client(self, tensors: Tensors, generator: torch.Generator) -> Tensors:
+    def on_client(self, tensors: Tensors, kept: Tensors, generator: torch.Generator) -> tuple[Tensors, Tensors]:
         """The update, scaled down if it is too long; norms are taken in float64."""
         total = sum(float(t.double().square().sum()) for t in tensors.values()) ** 0.5
         factor = min(1.0, self.norm / total) if total > 0 else 1.0
-        return {name: t * factor for name, t in tensors.items()}
+        return {name: t * factor for name, t in tensors.items()}, {}
