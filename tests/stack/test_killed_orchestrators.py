@@ -5,13 +5,14 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 
 from orchestrator.run import Outcome
 from schemas.experiment import Experiment
 from tests.runs import here
-from tests.stack.field import Field, stage, undisturbed
+from tests.stack.field import SYNC, Field, stage, undisturbed
 from tests.stack.proxy import Hold
 from tests.stack.servers import allowed
 
@@ -65,6 +66,33 @@ def test_killed_at_each_step_of_a_version_it_goes_on_and_ends_as_if_undisturbed(
     assert max(took.values()) <= allowed(RESUMED_S), took
     alone = here.run(Experiment.model_validate(stage.experiment(run, versions)), stage.folder / "alone")
     stage.equals(run, alone)
+
+
+TWO_OF_FOUR = {**SYNC, "in_flight": 2, "quorum": 2, "floor": 2}
+STAGES = {"start": 0.25, "end": 1.0, "stages": 4, "over": 4}
+HANDED_ON: dict[str, dict[str, Any]] = {
+    "ca2fl": {"aggregator": {"name": "ca2fl"}, "rounds": TWO_OF_FOUR},
+    "adafl": {"selector": {"name": "adafl", "params": STAGES}, "rounds": {**SYNC, "floor": 1}},
+    "licfl": {"method": {"name": "licfl", "params": {"cohorts": 2, "lr": 0.05}}},
+}
+"""Parts whose next version needs what they have kept: everybody's last update, scores, groups."""
+
+
+@pytest.mark.parametrize("part", HANDED_ON)
+def test_what_a_part_keeps_between_versions_survives_the_orchestrator(stage: Field, part: str) -> None:
+    stage.staff(1 if "method" in HANDED_ON[part] else 2)  # which group closes first must not depend on who is faster
+    changes: dict[str, Any] = HANDED_ON[part] | {"versions": 4}
+    with stage.s3.hold("PUT", f"{part}/versions/{3:08d}") as commit:
+        orchestrator = stage.run(part, **changes)
+        commit.wait()
+        owner = stage.owner(part)
+        orchestrator.kill()
+        commit.drop()
+        again = stage.resume(part)
+        stage.passes_on(part, owner)
+    again.leaves()
+    alone = here.run(Experiment.model_validate(stage.experiment(part, **changes)), stage.folder / f"{part}-alone")
+    assert stage.outcome(part).report.adapter_sha256 == alone.report.adapter_sha256
 
 
 def test_killed_or_told_to_stop_while_it_waits_a_standby_goes_on(stage: Field, undisturbed: Outcome) -> None:
