@@ -8,7 +8,8 @@ seed, after every run: said again it goes on, and the page shows the newest that
 import importlib
 import pkgutil
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from benchmarks.machine import Where, here
 from benchmarks.markdown import place, table
 from infra import logs, settings
 from schemas.base import Frozen
+from schemas.log import Event
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "studies.md"
@@ -106,6 +108,18 @@ def _complete(study: Study, found: Studied) -> bool:
     arms = all(len(found.arms.get(arm, {})) == len(SEEDS) for arm in study.arms)
     compared = ((arm, number) for *both, number in study.pairs for arm in both)
     return arms and all(number in found.arms[arm][SEEDS[0]] for arm, number in compared)
+
+
+def course(events: Iterable[Event]) -> Iterable[tuple[int, list[float]]]:
+    """(uploads counted so far, accuracy of each owner in percent) of every version that was evaluated."""
+    counted, sent, found = 0, {0: 0}, defaultdict(list)
+    for e in events:
+        if e.event == "closed":
+            counted += int(e.facts["counted"])
+            sent[e.version] = counted
+        elif e.event == "evaluated":
+            found[e.version].append(100 * float(e.facts["accuracy"]))
+    return ((sent[version], found[version]) for version in sorted(found))
 
 
 def load(name: str) -> Study:

@@ -1,17 +1,14 @@
 """AdaFL where few owners hold what nobody else does: attention, and a fraction that grows."""
 
-from collections import defaultdict
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 from benchmarks import process, race
-from benchmarks.study import Arm, Studied, Study
+from benchmarks.study import Arm, Studied, Study, course
 from schemas.base import Choice
 from schemas.experiment import Experiment
-from schemas.log import Event
 
 OWNERS, CLASSES, IMAGES = 60, 20, 30
 LOW, HIGH, STAGES = 0.1, 0.5, 5
@@ -65,18 +62,6 @@ def arm(asked: Asked, seed: int, cache: Path) -> dict[str, float]:
     reached = next((up for up, accuracy in ends if accuracy >= TARGET), UPLOADS)
     worst = mean(mean(sorted(each)[:WORST]) for up, each in seen if up > seen[-1][0] - SPAN)
     return {"accuracy": ends[-1][1], f"worst {WORST}": worst, "uploads": float(seen[-1][0]), TO_TARGET: float(reached)}
-
-
-def course(events: Iterable[Event]) -> Iterable[tuple[int, list[float]]]:
-    """(uploads counted so far, accuracy of each owner in percent) of every version that was evaluated."""
-    counted, sent, found = 0, {0: 0}, defaultdict(list)
-    for e in events:
-        if e.event == "closed":
-            counted += int(e.facts["counted"])
-            sent[e.version] = counted
-        elif e.event == "evaluated":
-            found[e.version].append(100 * float(e.facts["accuracy"]))
-    return ((sent[version], found[version]) for version in sorted(found))
 
 
 def smooth(seen: list[tuple[int, list[float]]]) -> list[tuple[int, float]]:
