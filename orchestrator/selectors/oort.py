@@ -1,9 +1,10 @@
-"""Utility: who has much to learn from and answers fast is asked more often, and some who never counted beside them."""
+"""Utility: who has much to learn from and answers fast is asked more often, beside some whom nobody has asked yet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from math import log, sqrt
 from random import Random
+from statistics import fmean
 from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -19,8 +20,8 @@ HIGHEST = 1e12
 
 @dataclass
 class Known:
-    """Of one client. utility: images x loss; null before it first counted. seconds: of its last answer, or at least,
-    of one who has not counted, how long it was waited for. last: the version it last counted in."""
+    """Of one client. utility: images x loss; null before it first counted. seconds, last: of its last answer, and the
+    version that counted it; of one that never counted, for how long it was waited at most, and when last."""
 
     asked: int = 0
     utility: float | None = None
@@ -29,7 +30,7 @@ class Known:
 
 
 class Oort:
-    """Asks, of the free clients, a share that never counted, and those whose loss, images and speed promise most.
+    """Asks, of the free clients, a share never asked before, and those whose loss, images and speed promise most.
 
     Score of client i at version R: (min(U_i, cap) / cap + sqrt(0.1 ln R / L_i)) * min(1, (T / t_i)^penalty). U_i:
     images times loss of its last update; cap: the `clip` quantile of all U; t_i: seconds from asking to answer; T: the
@@ -37,14 +38,15 @@ class Oort:
     `at_arrival` nobody is waited for, and `penalty: 0` does the slow no wrong. Who says no loss goes by images alone.
     On real workers seconds are measured, so who is asked depends on them. Lai et al., Oort, OSDI 2021; values of the
     authors' code, T's from memory. Different here: the mean loss of the last epoch, not the root mean square of the
-    first; U is divided by cap; nobody knows how fast a client is that never counted, so such are drawn by images, and
-    less the longer they were waited for. A client that lies about its loss or images is asked more often: its utility
-    is cut to the next highest at least, and after `most` askings others come first. Slow owners are asked less often,
-    some hardly ever: the ledger says who.
+    first; U is divided by cap; nobody knows how fast a client is that was never asked, so such are drawn by images.
+    Who was asked and never counted has the mean utility, and is as slow as it was waited for. Slow owners, and such
+    whose first answer was lost, are asked less often, some hardly ever: the ledger says who. A client that lies about
+    its loss or images is asked more often: its utility is cut to the next highest at least, and after `most` askings
+    others come first.
     """
 
     class Params(Frozen):
-        """explore, decay, least: the share of who never counted, explore * decay^version, and no less than least.
+        """explore, decay, least: the share never asked before, explore * decay^version, and no less than least.
 
         penalty: 0 lets the slow be slow. prefer, pace, window: T's quantile, and what is added to it after so many
         versions in which the counted clients' utility was no more than in as many before. clip: see above; the highest
@@ -79,13 +81,13 @@ class Oort:
         """As many of the free clients as the budget allows."""
         barred = self.barred()
         names, count = [c for c in sorted(free) if c not in barred], min(budget, len(free))
-        tried = [c for c in names if self._of(c).utility is not None]
-        new = [c for c in names if self._of(c).utility is None]
+        tried, new = [c for c in names if self._of(c).asked], [c for c in names if not self._of(c).asked]
         share = max(self.params.least, self.params.explore * self.params.decay**self.versions)
         exploring = min(len(new), int(share * count + random.random()))
         exploiting = min(len(tried), count - exploring)
         exploring = min(len(new), count - exploiting)
-        picked = self._exploit(tried, exploiting, random) + self._explore(new, exploring, random)
+        picked = self._exploit(tried, exploiting, random)
+        picked += draw(new, [self.sizes.get(c, 1) for c in new], exploring, random)
         return picked + random.sample(sorted(set(free) & barred), count - len(picked))
 
     def barred(self) -> set[str]:
@@ -95,14 +97,14 @@ class Oort:
         return set(sorted(over, key=lambda c: (-self.known[c].asked, c))[: int(share * len(self.known))])
 
     def scores(self, clients: Sequence[str]) -> dict[str, float]:
-        """Of clients that have counted."""
+        """Of clients that have been asked."""
         utilities = sorted(k.utility for k in self.known.values() if k.utility is not None)
         rank = min(int(self.params.clip * len(utilities)), max(0, len(utilities) - 2))
         cap, preferred = utilities[rank] if utilities else 0.0, self._preferred()
-        found = {}
+        typical, found = fmean(utilities or [0.0]), {}
         for client in clients:
             known = self._of(client)
-            utility = min(known.utility or 0.0, cap) / cap if cap else 1.0
+            utility = min(typical if known.utility is None else known.utility, cap) / cap if cap else 1.0
             bonus = sqrt(0.1 * log(self.versions + 1) / max(1, known.last))
             found[client] = (utility + bonus) * self._slow(known, preferred)
         return found
@@ -112,10 +114,6 @@ class Oort:
         floor = self.params.cut * sorted(scores.values(), reverse=True)[count - 1] if count else 0.0
         names = [c for c in tried if scores[c] >= floor]
         return draw(names, [scores[c] for c in names], count, random)
-
-    def _explore(self, new: list[str], count: int, random: Random) -> list[str]:
-        preferred = self._preferred()
-        return draw(new, [self.sizes.get(c, 1) * self._slow(self._of(c), preferred) for c in new], count, random)
 
     def _preferred(self) -> float:
         """T: infinity while nobody's seconds are known."""
@@ -142,7 +140,7 @@ class Oort:
                 known.seconds, known.last = a.seconds, self.versions
         for client, seconds in silent.items():
             if (known := self.known.get(client)) and known.utility is None:
-                known.seconds = max(seconds, known.seconds or 0.0)
+                known.seconds, known.last = max(seconds, known.seconds or 0.0), self.versions
         self._keep_pace(sum(self._of(a.client).utility or 0.0 for a in counted))
 
     def _keep_pace(self, gained: float) -> None:

@@ -38,8 +38,7 @@ def oort(sizes: dict[str, int], **params: Any) -> Oort:
 
 
 def answer(client: str, loss: float | None = 1.0, seconds: float = 1.0) -> Accepted:
-    update = {"task_id": f"t-{client}", "client": client, "base": 0, "update": REF, "weight": 1.0, "at": 0.0}
-    return Accepted(**update, loss=loss, seconds=seconds)
+    return Accepted(task_id="t", client=client, base=0, update=REF, weight=1.0, at=0.0, loss=loss, seconds=seconds)
 
 
 def told(made: Oort, *answers: Accepted, silent: dict[str, float] | None = None) -> Oort:
@@ -143,12 +142,14 @@ def test_with_explore_1_only_new_ones_are_asked_while_there_are_any() -> None:
     assert set(made.pick("abcd", 3, Random(0))) > {"c", "d"}, "and others where there are too few"
 
 
-def test_who_was_asked_and_never_counted_is_still_new_and_less_likely_the_longer_it_was_waited_for() -> None:
-    # c was waited for 10 s; T is the least of the known seconds 1 and 10, so its weight is (1 / 10)^2 of d's.
-    made = told(oort(dict.fromkeys("abcd", 1), prefer=0.0, explore=1, decay=1), answer("a"), silent={"c": 10})
-    assert made.known["c"].utility is None and made.known["c"].asked == 1
-    counts = Counter(made.pick("cd", 1, Random(s))[0] for s in range(4000))
-    assert counts["c"] / 4000 == pytest.approx(1 / 101, abs=4 * (1 / 101 / 4000) ** 0.5)
+def test_who_was_asked_and_never_counted_is_as_good_as_the_mean_and_as_slow_as_it_was_waited_for() -> None:
+    # U of a and b: 10 and 30, mean 20, cap the next to the highest: 10, so 1 for c. T = 1 s, and c was waited for 4 s.
+    made = oort(dict.fromkeys("abcd", 10), prefer=0.5)
+    told(made, answer("a", 1, 1), answer("b", 3, 1), silent={"c": 4})
+    assert made.scores("c") == pytest.approx({"c": made.scores("b")["b"] * (1 / 4) ** 2})
+    assert made.pick("cd", 1, Random(0)) == ["d"], "which has never been asked"
+    told(made, silent={"c": 3})
+    assert (made.known["c"].seconds, made.known["c"].last) == (4, 2), "the longest, and the last"
 
 
 def test_silence_says_nothing_new_of_one_who_has_counted() -> None:
