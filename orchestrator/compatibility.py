@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from schemas.experiment import Simulate
+from workers.setting import ImageTower
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
@@ -86,6 +87,13 @@ def _rounds(made: "Plan") -> Objections:
 def _images(made: "Plan") -> Objections:
     """Whose images the method wants, and in which form."""
     e, traits, name = made.experiment, made.method.traits, made.experiment.method.name
+    inside = f"method {name} with this adapter trains inside the image tower, and"
+    yield (
+        not traits.cached and not isinstance(made.backbone, ImageTower),
+        f"{inside} backbone {e.model.backbone.name} has none that could be trained",
+    )
+    untrained = getattr(made.backbone, "untrained", "")
+    yield not traits.cached and bool(untrained), f"{inside} that of backbone {e.model.backbone.name} {untrained}"
     yield (
         traits.needs_public and e.public is None,
         f"method {name} wants images that are nobody's; name a data set of some in `public`",

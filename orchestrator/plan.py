@@ -26,6 +26,7 @@ class Plan:
 
     experiment: Experiment
     method: Method
+    backbone: Any
     codec: Codec
     aggregator: Aggregator
     selector: Any
@@ -56,6 +57,7 @@ def plan(experiment: Experiment) -> Plan:
     made = Plan(
         experiment=experiment,
         method=plugins.load(FAMILIES["method"], experiment.method),
+        backbone=plugins.load(FAMILIES["backbone"], experiment.model.backbone),
         codec=plugins.load(FAMILIES["codec"], experiment.codec),
         aggregator=plugins.load(FAMILIES["aggregator"], experiment.aggregator),
         selector=plugins.load(FAMILIES["selector"], experiment.selector),
@@ -63,7 +65,6 @@ def plan(experiment: Experiment) -> Plan:
         presence=plugins.load(FAMILIES["presence"], (experiment.simulate or Simulate()).presence),
         transforms=tuple(plugins.load(FAMILIES["transform"], c) for c in experiment.transforms),
     )
-    plugins.load(FAMILIES["backbone"], experiment.model.backbone)
     if experiment.public is not None:
         plugins.load(FAMILIES["dataset"], experiment.public)
     if experiment.data is not None:

@@ -28,7 +28,10 @@ class TextTower(Protocol):
 
 @runtime_checkable
 class ImageTower(Protocol):
-    """What of a backbone can be trained inside. Not every backbone has it."""
+    """What of a backbone can be trained inside. Not every backbone has it.
+
+    `untrained`, if there is one: why it cannot all the same, known before anything is built; empty if it can.
+    """
 
     def image_tower(self) -> nn.Module:
         """float32 (B, 3, H, W) -> (B, D), raw, in evaluation mode, on the backbone's device. To be left alone."""

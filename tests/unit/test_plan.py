@@ -94,6 +94,15 @@ class Keep:
     def __init__(self, params: Params) -> None: ...
 
 
+class Features:
+    """A backbone that makes features and shows no tower."""
+
+    class Params(Frozen):
+        """No parameters."""
+
+    def __init__(self, params: Params) -> None: ...
+
+
 class Nothing:
     """A transform that changes nothing."""
 
@@ -474,6 +483,19 @@ def test_who_goes_on_with_merged_models_on_features_takes_no_adapter_on_images(w
         made(adapter)
     assert "\n" not in str(caught.value)
     assert compatible(made("gate")) is None
+
+
+@pytest.mark.parametrize("adapter", ["lora", "tower", "{name: lora, params: {rank: 2}}"])
+def test_who_trains_inside_the_image_tower_wants_one_in_full_precision(write: Any, adapter: str) -> None:
+    file, inside = write(MINIMAL), ["method.name=fedavg", f"method.params.adapter={adapter}"]
+    clip = "model.backbone={{name: open_clip, params: {{model: ViT-B-32, pretrained: openai, precision: {}}}}}"
+    for precision in ("bf16", "fp16"):
+        assert "use model.backbone.params.precision: fp32" in _refusal(file, *inside, clip.format(precision))
+        assert compatible(plan(read_experiment(file, ["method.name=fedavg", clip.format(precision)]))) is None
+    assert compatible(plan(read_experiment(file, [*inside, clip.format("fp32")]))) is None
+    without = f"model.backbone.name={HERE}:Features"
+    assert f"backbone {HERE}:Features has none that could be trained" in _refusal(file, *inside, without)
+    assert compatible(plan(read_experiment(file, ["method.name=fedavg", without]))) is None
 
 
 def test_a_method_that_does_not_train_stays_at_version_0(write: Any) -> None:

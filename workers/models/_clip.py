@@ -57,6 +57,11 @@ class Clip(ABC):
     Raises ConfigError, from whatever needs them first, if the weights are missing or not of this architecture.
     """
 
+    @property
+    def untrained(self) -> str:
+        """Why the image tower cannot be trained inside: what is said behind its name; empty if it can."""
+        return ""
+
     @abstractmethod
     def find(self) -> Checkpoint:
         """The checkpoint, its file present. Raises ConfigError."""
@@ -105,8 +110,8 @@ class Clip(ABC):
 
     def image_tower(self) -> nn.Module:
         """The image tower, to be trained inside: float32 (B, 3, H, W) -> (B, D), raw. Raises ConfigError."""
-        if self.checkpoint.precision != "fp32":
-            raise ConfigError("an image tower is trained in fp32 alone", hint="model.backbone.params.precision: fp32")
+        if self.untrained:
+            raise ConfigError(f"the image tower of this backbone {self.untrained}")
         tower: nn.Module = self._model.visual
         return tower
 

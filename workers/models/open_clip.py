@@ -53,6 +53,13 @@ class OpenClip(Clip):
     def __init__(self, params: Params) -> None:
         self.params = params
 
+    @property
+    def untrained(self) -> str:
+        """It is trained in full precision alone."""
+        if self.params.precision == "fp32":
+            return ""
+        return f"is in {self.params.precision} and trained in fp32 alone; use model.backbone.params.precision: fp32"
+
     def find(self) -> Checkpoint:
         """The architecture and its weights, fetched if a tag needs it. Raises ConfigError."""
         model, where = self.params.model or "", self.params.weights
