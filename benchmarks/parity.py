@@ -16,9 +16,11 @@ import click
 
 from benchmarks import process
 from infra import logs, settings
-from orchestrator.plan import read_experiment
+from orchestrator import preflight
+from orchestrator.cli import program
+from orchestrator.plan import plan, read_experiment
 from orchestrator.run import Outcome
-from schemas.errors import QuorateError, RunFailed
+from schemas.errors import RunFailed
 from schemas.experiment import Experiment
 from schemas.log import Event
 
@@ -123,7 +125,7 @@ def _named(found: dict[str, float]) -> dict[str, float]:
     return {next(d for d in DOMAINS if name == d or name.startswith(f"{d}-")): a for name, a in found.items()}
 
 
-@click.command(help=__doc__)
+@click.command("parity", help=__doc__)
 @click.option("--root", type=click.Path(path_type=Path), help="The folder of PACS; data/PACS by default.")
 @click.option("--weights", type=click.Path(path_type=Path), help="A local file of OpenAI's ViT-B/32.")
 @click.option("--rounds", default=200, show_default=True, type=click.IntRange(1))
@@ -133,17 +135,18 @@ def _named(found: dict[str, float]) -> dict[str, float]:
 def main(root: Path | None, weights: Path | None, rounds: int, overrides: tuple[str, ...]) -> None:
     logs.setup("error")
     more = (f"model.backbone.params.weights={weights.absolute()}",) if weights else ()
-    folds = []
-    try:
-        for target in DOMAINS:
-            made = planned(root, target, rounds, [*more, *overrides])
-            fold, _ = run(target, made, rounds, settings.read().cache)
-            folds.append(fold)
-            click.echo(f"{target}: round {fold.round} of {rounds}, mean {_percent(fold.mean)}", err=True)
-    except QuorateError as e:
-        raise click.ClickException(" ".join(str(e).split())) from None
+    environment, folds = settings.read(), []
+    experiments = {target: planned(root, target, rounds, [*more, *overrides]) for target in DOMAINS}
+    first = experiments[DOMAINS[0]]  # the folds differ in who is held out alone
+    plan(first)
+    preflight.owners(first, environment)
+    preflight.fingerprint(first)
+    for target, made in experiments.items():
+        fold, _ = run(target, made, rounds, environment.cache)
+        folds.append(fold)
+        click.echo(f"{target}: round {fold.round} of {rounds}, mean {_percent(fold.mean)}", err=True)
     click.echo("\n".join(lines(folds)))
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

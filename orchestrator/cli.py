@@ -212,33 +212,39 @@ quorate.add_command(cli_use.export)
 
 
 def main() -> None:
-    """The entry point: one clear line for what went wrong, and the exit code for it."""
+    """The entry point."""
+    program(quorate)
+
+
+def program(command: click.Command) -> None:
+    """Run a command as a program of its name: one clear line for what went wrong, and the exit code for it."""
     signal.signal(signal.SIGTERM, _terminate)
+    name = str(command.name)
     try:
-        quorate(standalone_mode=False)
+        command(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except click.exceptions.NoArgsIsHelpError as e:
         e.show()
         sys.exit(2)
     except click.ClickException as e:
-        _say(f"{e.format_message()} (see quorate --help)")
+        _say(name, f"{e.format_message()} (see {name} --help)")
         sys.exit(2)
     except QuorateError as e:
-        _say(str(e))
+        _say(name, str(e))
         sys.exit(e.exit_code)
     except OSError as e:
-        _say(f"{e.filename}: {e.strerror}" if e.filename else str(e))
+        _say(name, f"{e.filename}: {e.strerror}" if e.filename else str(e))
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        _say("interrupted")
+        _say(name, "interrupted")
         sys.exit(130)
 
 
-def _say(text: str) -> None:
+def _say(name: str, text: str) -> None:
     line = " ".join(text.split())
     shown = "".join(c if c.isprintable() else "?" for c in line[:LONGEST])  # names and errors come from anywhere
-    click.echo(f"quorate: {shown}", err=True)
+    click.echo(f"{name}: {shown}", err=True)
 
 
 def _terminate(number: int, frame: Any) -> None:
