@@ -41,15 +41,17 @@ class Plan:
 
 
 def read_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """The experiment of a file, with `path=YAML` overrides. Relative paths in it count from the file's folder.
+    """The experiment of a file, with `path=YAML` overrides.
 
+    Relative paths in the file count from its folder, those of overrides from here: as the shell completes them.
     Raises ConfigError.
     """
-    document = read_mapping(path)
+    document, overrides = read_mapping(path), tuple(overrides)
     for override in overrides:
         _override(document, override)
     experiment = parse(Experiment, document, str(path))
-    return _absolute(experiment, path.absolute().parent)
+    said = tuple(override.partition("=")[0] for override in overrides)
+    return _absolute(experiment, path.absolute().parent, said)
 
 
 def plan(experiment: Experiment) -> Plan:
@@ -109,25 +111,33 @@ def _override(document: dict[str, Any], override: str) -> None:
     document[last] = read_value(text, f"--set {path}: {cut(text)!r}")
 
 
-def _absolute(experiment: Experiment, folder: Path) -> Experiment:
-    """Paths among the plugins' parameters, made absolute."""
+def _is_within(where: str, said: Iterable[str]) -> bool:
+    """Whether an override of one of these values has set the one there, itself or with what it stands in."""
+    return any(f"{where}.".startswith(f"{path}.") for path in said)
+
+
+def _absolute(experiment: Experiment, folder: Path, said: Iterable[str]) -> Experiment:
+    """Paths among the plugins' parameters, made absolute. folder: of the file. said: what overrides have set."""
+
+    def made(family: str, choice: Choice, where: str) -> dict[str, Any]:
+        found = _class(FAMILIES[family], choice)
+        own = {n: v for n, v in choice.params.items() if _is_within(f"{where}.params.{n}", said)}
+        return plugins.absolute(found, {**choice.params, **plugins.absolute(found, own, Path.cwd())}, folder)
+
     changes: dict[str, Any] = {}
     if experiment.data is not None:
-        params = plugins.absolute(
-            _class(FAMILIES["dataset"], _dataset(experiment.data)), experiment.data.params, folder
-        )
+        params = made("dataset", _dataset(experiment.data), "data")
         changes["data"] = experiment.data.model_copy(update={"params": params})
     if experiment.public is not None:
-        params = plugins.absolute(_class(FAMILIES["dataset"], experiment.public), experiment.public.params, folder)
+        params = made("dataset", experiment.public, "public")
         changes["public"] = Choice(name=experiment.public.name, params=params)
     backbone = experiment.model.backbone
-    params = plugins.absolute(_class(FAMILIES["backbone"], backbone), backbone.params, folder)
-    changes["model"] = experiment.model.model_copy(update={"backbone": Choice(name=backbone.name, params=params)})
+    chosen = Choice(name=backbone.name, params=made("backbone", backbone, "model.backbone"))
+    changes["model"] = experiment.model.model_copy(update={"backbone": chosen})
     if experiment.simulate is not None:
         latency = experiment.simulate.latency
-        params = plugins.absolute(_class(FAMILIES["latency"], latency), latency.params, folder)
-        made = Choice(name=latency.name, params=params)
-        changes["simulate"] = experiment.simulate.model_copy(update={"latency": made})
+        chosen = Choice(name=latency.name, params=made("latency", latency, "simulate.latency"))
+        changes["simulate"] = experiment.simulate.model_copy(update={"latency": chosen})
     return experiment.model_copy(update=changes)
 
 

@@ -364,6 +364,30 @@ def test_relative_paths_count_from_the_file(write: Any, tmp_path: Path) -> None:
     assert read_experiment(write(text), ["data.params.root=/srv/photos"]).data.params["root"] == "/srv/photos"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.params.root=photos",
+        "data.params={root: photos}",
+        "data={name: folder, params: {root: photos}}",
+    ],
+)
+def test_relative_paths_of_the_command_line_count_from_where_it_is_said(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    clip = "model: {backbone: {name: open_clip, params: {model: ViT-B-32, pretrained: openai, weights: w.pt}}}\n"
+    file = write(f"name: demo\ndata: {{name: folder, params: {{root: in-file}}}}\nmethod: {{name: fedclip}}\n{clip}")
+    asked = read_experiment(file, [override, "model.backbone.params.quick_gelu=true"])
+    assert asked.data is not None
+    assert asked.data.params["root"] == str(tmp_path / "elsewhere" / "photos")
+    assert asked.model.backbone.params["weights"] == str(tmp_path / "w.pt")  # of the file still
+    asked = read_experiment(file, ["model.backbone.params.weights=own.pt", "data.split=permutation"])
+    assert asked.data is not None and asked.data.params["root"] == str(tmp_path / "in-file")
+    assert asked.model.backbone.params["weights"] == str(tmp_path / "elsewhere" / "own.pt")
+
+
 def test_a_path_from_home_is_the_users(write: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     asked = read_experiment(write(MINIMAL), ["data={name: folder, params: {root: ~/photos}}"])
