@@ -19,6 +19,7 @@ from infra import settings
 from orchestrator import retold, view
 from schemas.base import Frozen
 from schemas.errors import ConfigError, StoreError
+from workers.data.claims import CLAIMS
 from workers.data.shelf import Shelf
 
 
@@ -57,7 +58,8 @@ def main(*, prune: bool, unused_days: float | None, keep_gb: float | None, as_js
     if prune:
         oldest = None if unused_days is None else time.time() - 86_400 * unused_days
         for kept in chosen(before.features, oldest, None if keep_gb is None else keep_gb * 1e9):
-            Shelf(_file(folder, kept.fingerprint)).clear()
+            for path in _files(_file(folder, kept.fingerprint)):
+                Shelf(path).clear()
     after = look(folder)
     if prune:
         click.echo(f"freed {view.size(max(0, before.size_bytes - after.size_bytes))}", err=True)
@@ -94,13 +96,19 @@ def _kept(path: Path) -> Kept:
         fingerprint=path.stem,
         images=None if kinds is None else kinds.get("image", 0),
         texts=None if kinds is None else kinds.get("text", 0),
-        size_bytes=about.st_size,
+        size_bytes=sum(p.stat().st_size for p in _files(path)),
         used=about.st_mtime,
     )
 
 
 def _file(folder: Path, fingerprint: str) -> Path:
     return folder / "features" / f"{fingerprint}.sqlite"
+
+
+def _files(path: Path) -> list[Path]:
+    """The file of a backbone's features, and that of what processes are encoding just now, if any ever has."""
+    claims = path.with_suffix(CLAIMS)
+    return [path, claims] if claims.exists() else [path]
 
 
 def _size(folder: Path) -> int:

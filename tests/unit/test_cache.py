@@ -12,6 +12,7 @@ from orchestrator import cache
 from orchestrator.cache import Kept, chosen
 from schemas.errors import ConfigError
 from tests.toys import ToyBackbone, paint
+from workers.data.claims import Claims
 from workers.data.features import Features
 from workers.data.shelf import Shelf
 
@@ -149,6 +150,19 @@ def test_a_file_that_has_just_been_begun_is_nothing_yet(folder: Path) -> None:
     (folder / "features").mkdir(parents=True)
     (folder / "features" / f"{'a' * 64}.sqlite").touch()
     assert cache.look(folder).features == ()
+
+
+def test_claims_of_a_process_that_was_killed_count_for_nothing_and_go_too(folder: Path, paths: list[Path]) -> None:
+    fingerprint, _ = use(folder, paths[:5], 1)
+    shelf = Shelf(folder / "features" / f"{fingerprint}.claims")
+    claims = Claims(shelf)
+    claims.take([f"image:{i}" for i in range(2000)])
+    claims.beat()
+    assert shelf.kinds() == {"claim": 2000, "life": 1} and shelf.path.stat().st_size > 50_000
+    (kept,) = cache.look(folder).features
+    assert (kept.images, kept.texts) == (5, 2)
+    prune(unused_days=None, keep_gb=0, as_json=False)
+    assert shelf.kinds() == {} and shelf.path.stat().st_size < 20_000
 
 
 def test_who_reads_meanwhile_finds_nothing_and_goes_on(folder: Path, paths: list[Path]) -> None:

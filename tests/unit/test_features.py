@@ -245,13 +245,56 @@ def test_processes_that_share_a_folder_agree_and_keep_everything(tmp_path: Path)
             assert process.stdin
             process.stdin.write("go\n")
             process.stdin.flush()
-        said = [process.communicate(timeout=60)[0].split() for process in started]
+        said = [_told(process) for process in started]
     paths = sorted(images.rglob("*.png"))
     whole = _features(tmp_path).images(paths)
-    assert whole.encodes == 0 and len(paths) == 180
-    assert {float(total) for _, total in said} == {whole.features.sum(dtype=torch.float64).item()}
+    assert whole.encodes == 0 and len(paths) == 180 == sum(encodes for encodes, _ in said)
+    assert {total for _, total in said} == {whole.features.sum(dtype=torch.float64).item()}
     with contextlib.closing(sqlite3.connect(_file(tmp_path))) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+STUCK = ENCODE.replace(
+    'print("ready", flush=True)\nsys.stdin.readline()',
+    """
+class Stuck(ToyBackbone):
+    def encode_images(self, batch):
+        if self.seen == 6:
+            print("at it", flush=True)
+            sys.stdin.readline()
+        return super().encode_images(batch)
+ToyBackbone = Stuck
+""",
+)
+"""A process that is stopped with three chunks kept and the fourth and fifth its own to encode."""
+SOON = ENCODE.replace(
+    "features.CHUNK = 2", "features.CHUNK = 2\nfrom workers.data import claims\nclaims.SILENT_S = 2.5"
+)
+
+
+def _told(process: subprocess.Popen[str]) -> tuple[int, float]:
+    encodes, total = process.communicate(timeout=120)[0].split()
+    return int(encodes), float(total)
+
+
+def test_each_image_is_encoded_once_although_one_of_three_processes_is_killed(tmp_path: Path) -> None:
+    images = paint(tmp_path / "images", per_class=4)
+    with contextlib.ExitStack() as stack:
+        stuck, *others = (stack.enter_context(_process(p, tmp_path, images)) for p in (STUCK, SOON, SOON))
+        assert stuck.stdout and stuck.stdout.readline() == "at it\n"
+        stuck.kill()
+        for process in others:
+            assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
+        for process in others:
+            assert process.stdin
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [_told(process) for process in others]
+    assert sum(encodes for encodes, _ in said) == 36 - 6
+    whole = _features(tmp_path / "alone").images(sorted(images.rglob("*.png"))).features
+    assert {total for _, total in said} == {whole.sum(dtype=torch.float64).item()}
+    assert Shelf(_file(tmp_path)).kinds() == {"image": 36}
+    assert Shelf(_file(tmp_path).with_suffix(".claims")).kinds() == {}
 
 
 WRITE = """

@@ -5,7 +5,7 @@ Knows threads. Must not know images, features or backbones.
 
 import contextvars
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,7 +18,7 @@ MOST = 8
 """Threads at most that read and decode: each may hold one decoded image."""
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T]) -> Generator[T]:
     """The items, in order; each is made in another thread while the one before is used.
 
     An exception of the iterator comes out in its place in the order.

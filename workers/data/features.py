@@ -4,15 +4,15 @@ Knows the backbone and one SQLite file per fingerprint; must not know clients, l
 
 A feature is raw (not normalised) and rounded to float16 before anyone uses it, so a first run and one that finds
 everything on disk compute with the same bits. Several processes may share the file. While a chunk of images is
-encoded, the next one is read and decoded.
+encoded, the next one is read and decoded. What another process is encoding is waited for, after all else.
 """
 
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from PIL import Image
 from schemas.base import canonical, digest
 from schemas.errors import DataError, StoreError
 from workers.data.ahead import ahead, hands
+from workers.data.claims import CLAIMS, Claims
 from workers.data.pixels import decode, read
 from workers.data.progress import Progress, Step
 from workers.data.shelf import Read, Shelf
@@ -71,13 +72,25 @@ class Encoded:
 class _Chunk:
     """Files, ready to be encoded. keys: of all, in order. known: what is on disk.
 
-    fresh: the other contents by key, with a file of each; pixels: theirs, float32 (F, 3, H, W).
+    fresh: contents to be encoded here, by key, with a file of each; pixels: theirs, float32 (F, 3, H, W). others: those
+    that another process is encoding.
     """
 
     keys: list[str]
     known: dict[str, bytes]
     fresh: dict[str, Path]
     pixels: torch.Tensor
+    others: dict[str, Path]
+
+
+@dataclass
+class _Pass:
+    """Keys of files in their order, what is known of them, and what other processes are encoding."""
+
+    keys: list[str] = field(default_factory=list)
+    found: dict[str, bytes] = field(default_factory=dict)
+    others: dict[str, Path] = field(default_factory=dict)
+    encodes: int = 0
 
 
 class Features:
@@ -86,24 +99,21 @@ class Features:
     def __init__(self, backbone: Backbone, cache: Path) -> None:
         self.backbone, self._progress = backbone, Progress()
         self._shelf = Shelf(cache / "features" / f"{backbone.fingerprint}.sqlite")
+        self._claimed = Shelf(self._shelf.path.with_suffix(CLAIMS), lasting=False)
         self._warned = False
 
     def images(self, paths: Sequence[Path]) -> Encoded:
         """Features in the order of the paths. Raises DataError naming a file that cannot be read."""
-        found: dict[str, bytes] = {}
-        keys: list[str] = []
-        encodes, began = 0, time.monotonic()
-        for chunk in ahead(self._chunks(paths)):
-            found |= chunk.known
-            keys += chunk.keys
-            if chunk.fresh:
-                found |= self._keep(self._encode(chunk))
-                encodes += len(chunk.fresh)
-                now = time.monotonic()
-                self._progress.tell(Step(len(chunk.fresh), now - began, len(paths) - len(keys)))
-                began = now
-        rows = np.frombuffer(b"".join(found[k] for k in keys), dtype="<f2").reshape(len(keys), self.backbone.dim)
-        return Encoded(torch.from_numpy(rows.astype(np.float32)), encodes)
+        with Claims(self._claimed) as claims:
+            whole = made = self._pass(paths, claims)
+            while made.others:
+                claims.wait(made.others)
+                made = self._pass(list(made.others.values()), claims)
+                whole.found |= made.found
+                whole.encodes += made.encodes
+        data = b"".join(whole.found[k] for k in whole.keys)
+        rows = np.frombuffer(data, dtype="<f2").reshape(len(whole.keys), self.backbone.dim)
+        return Encoded(torch.from_numpy(rows.astype(np.float32)), whole.encodes)
 
     def texts(self, classes: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
         """One unit row per class, float32 (K, D): the mean of its normalised prompt embeddings, normalised."""
@@ -121,22 +131,52 @@ class Features:
             kept = self._keep({"scale": struct.pack("<d", self.backbone.scale)})["scale"]
         return float(struct.unpack("<d", kept)[0])
 
-    def _chunks(self, paths: Sequence[Path]) -> Iterator[_Chunk]:
+    def _pass(self, paths: Sequence[Path], claims: Claims) -> _Pass:
+        """Encode of these files what nobody else is encoding. Holds no claim when it returns."""
+        made, began = _Pass(), time.monotonic()
+        with closing(ahead(self._chunks(paths, claims))) as chunks:
+            for chunk in chunks:
+                made.found |= chunk.known
+                made.keys += chunk.keys
+                made.others |= chunk.others
+                if chunk.fresh:
+                    made.found |= self._keep(self._encode(chunk))
+                    claims.drop(chunk.fresh)
+                    made.encodes += len(chunk.fresh)
+                    now = time.monotonic()
+                    self._progress.tell(Step(len(chunk.fresh), now - began, len(paths) - len(made.keys)))
+                    began = now
+        return made
+
+    def _chunks(self, paths: Sequence[Path], claims: Claims) -> Iterator[_Chunk]:
         seen: set[str] = set()
         with ExitStack() as stack, hands() as pool:
             find = self._reader(stack)
             for start in range(0, len(paths), CHUNK):
-                yield self._chunk(paths[start : start + CHUNK], seen, find, pool)
+                yield self._chunk(paths[start : start + CHUNK], seen, find, claims, pool)
 
-    def _chunk(self, paths: Sequence[Path], seen: set[str], find: Read, pool: Executor) -> _Chunk:
+    def _chunk(self, paths: Sequence[Path], seen: set[str], find: Read, claims: Claims, pool: Executor) -> _Chunk:
         """seen: contents of chunks before, this one's added: they are encoded already, or about to be."""
         contents = list(pool.map(read, paths))
         keys = [f"image:{hashed}" for hashed in pool.map(digest, contents)]
         known = find(set(keys) - seen, 2 * self.backbone.dim)
-        fresh = {k: i for i, k in enumerate(keys) if k not in known and k not in seen}
+        missing = {k: i for i, k in enumerate(keys) if k not in known and k not in seen}
+        mine = self._take(claims, missing)
+        done = find(mine, 2 * self.backbone.dim)  # by another process, between the two looks
+        claims.drop(done)
+        fresh = {k: i for k, i in missing.items() if k in mine and k not in done}
+        others = {k: paths[i] for k, i in missing.items() if k not in mine}
         seen.update(keys)
         pixels = list(pool.map(lambda i: self.backbone.preprocess(decode(paths[i], contents[i])), fresh.values()))
-        return _Chunk(keys, known, {k: paths[i] for k, i in fresh.items()}, torch.stack(pixels or [torch.zeros(0)]))
+        ready = torch.stack(pixels or [torch.zeros(0)])
+        return _Chunk(keys, known | done, {k: paths[i] for k, i in fresh.items()}, ready, others)
+
+    def _take(self, claims: Claims, keys: Iterable[str]) -> set[str]:
+        try:
+            return claims.take(keys)
+        except StoreError as e:
+            self._go_without(e)
+            return set(keys)
 
     def _reader(self, stack: ExitStack) -> Read:
         """Reads what is on disk, over one connection that the stack closes. What cannot be read is not known."""

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from schemas.errors import StoreError
@@ -24,13 +24,15 @@ Read = Callable[[Iterable[str], int], dict[str, bytes]]
 
 
 class Shelf:
-    """Byte strings by key in one SQLite file. The first value of a key stays; each carries its own checksum.
+    """Byte strings by key in one SQLite file. The first value of a key stays, unless it is dropped.
 
-    A damaged file is replaced by an empty one, a damaged value is as good as absent: everything can be computed again.
+    Each carries its own checksum. A damaged file is replaced by an empty one, a damaged value is as good as absent:
+    everything can be computed again. lasting: false for values that need not outlive this machine's next start, and are
+    written without waiting for its disk.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, lasting: bool = True) -> None:
+        self.path, self.lasting = path, lasting
 
     def read(self, keys: Iterable[str], size: int) -> dict[str, bytes]:
         """The sound values of `size` bytes among these keys. Raises StoreError."""
@@ -60,9 +62,17 @@ class Shelf:
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
             first = _select(db, values, len(next(iter(values.values()))))
-            missing = [(k, v + zlib.crc32(v).to_bytes(4, "big")) for k, v in values.items() if k not in first]
+            missing = [(k, _signed(v)) for k, v in values.items() if k not in first]
             db.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", missing)
         return values | first
+
+    def drop(self, values: Mapping[str, bytes]) -> None:
+        """Forget these values, all or nothing, of the keys that still have them. Raises StoreError."""
+        if values:
+            with self._open() as db:
+                db.executemany(
+                    "DELETE FROM kept WHERE key = ? AND value = ?", [(k, _signed(v)) for k, v in values.items()]
+                )
 
     def kinds(self) -> dict[str, int]:
         """How many values there are by the word before the `:` of their key. Changes nothing. Raises StoreError."""
@@ -95,23 +105,25 @@ class Shelf:
     def _sound(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            db = _connect(self.path)
+            db = _connect(self.path, self.lasting)
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError:
             self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
-            db = _connect(self.path)
+            db = _connect(self.path, self.lasting)
         with contextlib.suppress(OSError):
             os.utime(self.path)  # when it was last used: what `quorate cache --prune` goes by
         return db
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, lasting: bool) -> sqlite3.Connection:
     # One connection is used by one thread at a time, but not always closed by the one that opened it.
     db = sqlite3.connect(path, timeout=60, check_same_thread=False)
     try:
         db.execute(f"PRAGMA mmap_size = {MAPPED}").fetchone()
+        if not lasting:
+            db.execute("PRAGMA synchronous = OFF")
         db.execute("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, value BLOB NOT NULL)")
         db.execute("SELECT value FROM kept LIMIT 1").fetchone()
     except sqlite3.Error:
@@ -130,6 +142,10 @@ def _select(db: sqlite3.Connection, keys: Iterable[str], size: int) -> dict[str,
     return {k: value for k, value in sound.items() if value is not None and len(value) == size}
 
 
+def _signed(value: bytes) -> bytes:
+    return value + zlib.crc32(value).to_bytes(4, "big")
+
+
 def _checked(value: bytes) -> bytes | None:
-    data, crc = value[:-4], value[-4:]
-    return data if zlib.crc32(data).to_bytes(4, "big") == crc else None
+    data = value[:-4]
+    return data if _signed(data) == value else None
