@@ -512,8 +512,27 @@ def test_a_folder_is_held_to_what_the_user_says_of_it(mini: Path, tmp_path: Path
     assert in_folder(folder, quick_gelu=False).fingerprint == in_folder(folder).fingerprint
     assert "activation" in why(in_folder(folder, quick_gelu=True))
     assert "weights openai do not go with" in why(in_folder(folder, model="ViT-B-32-quickgelu", pretrained="openai"))
-    same = in_folder(folder, model="ViT-B-32", pretrained="laion2b_s34b_b79k")
-    assert same.fingerprint == in_folder(folder).fingerprint
+    assert in_folder(folder, model="mini").fingerprint == in_folder(folder).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("ViT-B-32", "embed_dim is 8, of ViT-B-32 it is 512"),
+        ("mini-wide", "vision_cfg.width is 32, of mini-wide it is 48"),
+        ("mini-quick", "quick_gelu is False, of mini-quick it is True"),
+        ("ViT-B-23", "did you mean 'ViT-B-32'?"),
+    ],
+)
+def test_a_folder_is_not_taken_for_the_architecture_that_is_named_beside_it(
+    mini: Path, tmp_path: Path, model: str, says: str
+) -> None:
+    other = {"mini-wide": {"vision_cfg": CONFIG["model_cfg"]["vision_cfg"] | {"width": 48}}}
+    other["mini-quick"] = {"quick_gelu": True}
+    for name, changes in other.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(CONFIG["model_cfg"] | changes))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+    assert says in why(in_folder(folder_of(mini, tmp_path / "f"), model=model))
 
 
 # --- where and how exactly

@@ -75,6 +75,8 @@ class OpenClip(Clip):
         published = _published(library(), str(params.model), tag) if tag else {}
         for what, quick in self._said(published, "the folder").items():
             _refuse_other_activation(str(folder), found.architecture, quick, what)
+        if params.model and not params.model.startswith(LOCAL):
+            _refuse_other_sizes(folder, found.architecture, params.model)
         return found
 
     def _named(self, where: Path | None) -> Checkpoint:
@@ -83,8 +85,7 @@ class OpenClip(Clip):
             missing = "" if where and where.exists() else "there is none; "
             raise ConfigError(f"weights {where}: {missing}a file needs `model`, what open_clip calls it", hint=HINT)
         open_clip, name = library(), self.params.model
-        _refuse_unknown("model", name, open_clip.list_models())
-        architecture: dict[str, Any] = open_clip.get_model_config(name)
+        architecture = _architecture(name)
         published = _published(open_clip, name, self.params.pretrained) if self.params.pretrained else {}
         for what, quick in self._trained_with(published, where).items():
             _refuse_other_activation(name, architecture, quick, what)
@@ -107,6 +108,12 @@ class OpenClip(Clip):
         return said if self.params.quick_gelu is None else {**said, weights: self.params.quick_gelu}
 
 
+def _architecture(name: str) -> dict[str, Any]:
+    _refuse_unknown("model", name, library().list_models())
+    found: dict[str, Any] = library().get_model_config(name)
+    return found
+
+
 def _published(open_clip: Any, name: str, tag: str) -> dict[str, Any]:
     _refuse_unknown(f"tag of {name}", tag, open_clip.list_pretrained_tags_by_model(name))
     published: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
@@ -119,6 +126,26 @@ def _refuse_other_activation(name: str, architecture: dict[str, Any], quick: boo
         needed = f"{name}-quickgelu" if quick else name.removesuffix("-quickgelu")
         hint = f"use model: {needed}" if needed in library().list_models() else ""
         raise ConfigError(f"the weights {weights} do not go with the activation of {name}", hint=hint)
+
+
+def _refuse_other_sizes(folder: Path, architecture: dict[str, Any], name: str) -> None:
+    """A folder says itself what it is; the name beside it must not say otherwise."""
+    here, named = _sizes(architecture), _sizes(_architecture(name))
+    for what in sorted(here.keys() & named.keys()):
+        if here[what] != named[what]:
+            raise ConfigError(
+                f"weights {folder}: {what} is {here[what]}, of {name} it is {named[what]}",
+                hint="leave out `model`: a folder says itself what it is",
+            )
+
+
+def _sizes(architecture: dict[str, Any]) -> dict[str, Any]:
+    """What has to be the same for two configs to be one architecture, as far as they say it."""
+    found = {"embed_dim": architecture.get("embed_dim"), "quick_gelu": bool(architecture.get("quick_gelu"))}
+    for part in ("vision_cfg", "text_cfg"):
+        told = {f"{part}.{what}": value for what, value in architecture.get(part, {}).items()}
+        found |= {k: v for k, v in told.items() if type(v) in (int, float, list) or k.endswith("_model_name")}
+    return found
 
 
 def _download(open_clip: Any, name: str, published: dict[str, Any]) -> Path:
