@@ -17,8 +17,8 @@ import click
 from benchmarks import process
 from infra import logs, settings
 from orchestrator import preflight
-from orchestrator.cli import program
 from orchestrator.plan import plan, read_experiment
+from orchestrator.program import program
 from orchestrator.run import Outcome
 from schemas.errors import RunFailed
 from schemas.experiment import Experiment

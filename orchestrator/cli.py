@@ -1,23 +1,19 @@
 """The command line. Parses, calls, prints; decides nothing.
 
 Commands import what they need when they run, so that `quorate version` does not wait for torch.
-Exit codes: 0 success, 1 a failed run, 2 a mistake of the user, 3 another loop owns the run, 130 interrupted.
+What comes of an error: `program`.
 """
 
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from orchestrator import cli_use
-from schemas.errors import ConfigError, QuorateError
+from orchestrator.program import program
+from schemas.errors import ConfigError
 
 FILE = click.Path(path_type=Path)
-LONGEST = 2000
-"""Characters of an error that are shown."""
-
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="PATH=YAML", help="Replace a value, e.g. rounds.versions=5."
 )
@@ -214,41 +210,6 @@ quorate.add_command(cli_use.export)
 def main() -> None:
     """The entry point."""
     program(quorate)
-
-
-def program(command: click.Command) -> None:
-    """Run a command as a program of its name: one clear line for what went wrong, and the exit code for it."""
-    signal.signal(signal.SIGTERM, _terminate)
-    name = str(command.name)
-    try:
-        command(prog_name=name, standalone_mode=False)
-    except click.exceptions.Exit as e:
-        sys.exit(e.exit_code)
-    except click.exceptions.NoArgsIsHelpError as e:
-        e.show()
-        sys.exit(2)
-    except click.ClickException as e:
-        _say(name, f"{e.format_message()} (see {name} --help)")
-        sys.exit(2)
-    except QuorateError as e:
-        _say(name, str(e))
-        sys.exit(e.exit_code)
-    except OSError as e:
-        _say(name, f"{e.filename}: {e.strerror}" if e.filename else str(e))
-        sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        _say(name, "interrupted")
-        sys.exit(130)
-
-
-def _say(name: str, text: str) -> None:
-    line = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else "?" for c in line[:LONGEST])  # names and errors come from anywhere
-    click.echo(f"{name}: {shown}", err=True)
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

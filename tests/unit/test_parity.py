@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from benchmarks import parity
 from benchmarks.parity import DOMAINS, NOTES, Fold, folded, lines, planned
-from orchestrator.cli import program
+from orchestrator.program import program
 from schemas.errors import RunFailed
 from schemas.experiment import Experiment
 from schemas.log import Event
