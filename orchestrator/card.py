@@ -144,7 +144,8 @@ def _accuracy(told: Told, owners: Owners, scores: dict[str, Score]) -> list[str]
     return [
         "## Accuracy", "", f"Of version {told.report.version}, on the owners' test images.", "",
         *_table(("domain", *columns), [(_text(d), *_cells(s)) for d, s in sorted(domains.items())]), "",
-        *_table(("owner", *columns), [(name, *_cells(s)) for name, s in sorted(scores.items())]), "",
+        *_table(("owner", *columns), [(_marked(n, owners.get(n, {})), *_cells(s)) for n, s in sorted(scores.items())]),
+        "",
         "The interval is Wilson's for a binomial share: how far the draw of the test images may have moved the figure. "
         "Other owners, other kinds of images and other seeds of the training are not in it.",
     ]  # fmt: skip
@@ -162,19 +163,18 @@ def _method(told: Told) -> list[str]:
     if told.personal:
         lines += [OWN_HERE if told.clients else OWN_ELSEWHERE, ""]
     report = told.report
-    lines += [
+    return [*lines,
         f"Run {report.run}: {report.status}, version {report.version}, seed {report.seed}; "
         f"sha256 of the tensors `{told.facts.sha256}`.", "",
         f"Versions: quorate {report.code_version} in training; "
         f"{', '.join(f'{name} {version(name)}' for name in LIBRARIES)} at the export.",
     ]  # fmt: skip
-    return lines
 
 
 def _source(found: type[Any]) -> list[str]:
-    lines = [f"Source: {_text(found.paper)}.", ""] if found.paper else []
+    lines = [f"Source: {found.paper}.", ""] if found.paper else []  # Markdown already, as in docs/methods.md
     if found.deviations:
-        lines += ["Different from the source:", "", *(f"- {_text(d)}" for d in found.deviations), ""]
+        lines += ["Different from the source:", "", *(f"- {d}" for d in found.deviations), ""]
     return lines
 
 
@@ -199,7 +199,10 @@ def _backbone(told: Told) -> str:
 
 def _domain(owner: dict[str, Any]) -> str:
     """The domain of an owner's images, or all of them."""
-    name = ", ".join(owner.get("domains", ())) or "unknown"
+    return _marked(", ".join(owner.get("domains", ())) or "unknown", owner)
+
+
+def _marked(name: str, owner: dict[str, Any]) -> str:
     return f"{name} (held out)" if owner.get("held_out") else name
 
 

@@ -20,6 +20,7 @@ from schemas.log import Event
 from schemas.report import Accuracies, Report
 from tests.runs import here
 from tests.toys import experiment, paint
+from workers.adapters.lora import Lora
 from workers.classifier import read_adapter
 from workers.data.owners import read_owners
 from workers.models import _portable
@@ -306,6 +307,14 @@ def test_the_card_pools_the_images_of_a_domain_and_gives_each_figure_its_interva
     assert ["sketch (held out)", "10", "–", "0.0 %", "0.0 to 27.8 %"] in found
     assert ["a", "photo", "6", "2", "4"] in found and ["s", "sketch (held out)", "–", "–", "10"] in found
     assert [row[0] for row in found].count("a") == 2
+    assert ["s (held out)", "10", "–", "0.0 %", "0.0 to 27.8 %"] in found
+
+
+def test_the_words_of_a_plugin_are_markdown_as_they_stand() -> None:
+    page = card.write(told(DESCRIBED, method={"name": "fedavg", "params": {"adapter": "lora"}}))
+    words = "\n- an adapter on a frozen CLIP instead of a whole network, unless the adapter is `tower`\n"
+    assert words in page
+    assert f"\n- {Lora.deviations[0]}\n" in page and f"Source: {Lora.paper}." in page
 
 
 def test_the_card_of_a_version_that_nobody_evaluated_says_so() -> None:
