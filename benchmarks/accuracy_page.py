@@ -68,6 +68,7 @@ def _pairs(found: Scores) -> list[tuple[str, str]]:
     there = _there(found)
     others = [(m, "zero_shot") for m in there if m != "zero_shot"]
     more = [("fedclip default", "fedclip paper, 200 versions"), ("fedclip default", "fedavg linear")]
+    more += [(inside, "fedavg linear") for inside in ("fedavg lora", "fedavg tower")]
     return [*others, *((m, o) for m, o in more if m in there and o in there)]
 
 
