@@ -1,10 +1,14 @@
 """Every plugin as text, JSON or a page of the documentation, read from the files without importing them."""
 
 import json
+import re
 from collections.abc import Iterator
 
 from orchestrator.families import FAMILIES
 from workers.plugins import About, about
+
+USE = {"when": "When to use it", "costs": "What it costs", "sends": "What it sends"}
+"""Attributes of a plugin, and what the page calls them."""
 
 
 def as_text() -> str:
@@ -29,11 +33,14 @@ def as_markdown() -> str:
         parts += [f"## {family}", "", f"`{package.replace('.', '/')}/`", ""]
         for plugin in about(package):
             parts += _section(plugin)
-    return "\n".join(parts).rstrip()
+    return re.sub(r"\bdocs/(\w+)\.md\b", r"[\1](\1.md)", "\n".join(parts).rstrip())
 
 
 def _section(plugin: About) -> list[str]:
     lines = [f"### {plugin.name}", "", plugin.text, ""]
+    for name, words in USE.items():
+        if plugin.facts.get(name):
+            lines += [f"*{words}.* {plugin.facts[name]}", ""]
     if plugin.facts.get("paper"):
         lines += [f"Source: {plugin.facts['paper']}.", ""]
     if plugin.facts.get("deviations"):

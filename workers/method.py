@@ -156,10 +156,16 @@ def kept_by(server: Tensors, group: str) -> Tensors:
 
 
 class Method(ABC):
-    """One federated method. `paper` names the source, `deviations` what is different here or from memory."""
+    """One federated method. `paper` names the source, `deviations` what is different here or from memory.
+
+    when, costs, sends: for who has to choose, beyond what goes for any; plugins of other families may say it too.
+    """
 
     paper: ClassVar[str] = ""
     deviations: ClassVar[tuple[str, ...]] = ()
+    when: ClassVar[str] = ""
+    costs: ClassVar[str] = ""
+    sends: ClassVar[str] = ""
     traits: Traits = Traits()
 
     class Params(Frozen):

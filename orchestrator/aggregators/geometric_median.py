@@ -16,6 +16,18 @@ class GeometricMedian:
     as in their code. An update that lags is discounted first.
     """
 
+    when = (
+        "Some owners may lie or be broken, fewer than half by weight, and weights shall count, which `median` and "
+        "`krum` ignore. Its four steps do not get away from an update of enormous length, which broke it in our "
+        "table (docs/benchmarks.md): set `rounds.max_norm` beside it. Try `quorate run experiments/robust.yaml --set "
+        "'aggregator={name: geometric_median}'`."
+    )
+    costs = (
+        "All decoded updates of a version lie in memory at once; `steps` passes over them. The floor must be 3 at "
+        "least."
+    )
+    sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+
     class Params(Frozen):
         """steps: of Weiszfeld. smoothing: nu. tolerance: it ends when v moves by less than this share of its length."""
 

@@ -16,6 +16,18 @@ class Krum:
     Byzantine Tolerant Gradient Descent, NIPS 2017. An update that lags is discounted first.
     """
 
+    when = (
+        "Some owners may send anything, and you want whole updates in the place of mixtures of numbers; honest ones "
+        "must be alike, for whoever differs is taken for hostile. It held against all four attacks that were tried "
+        "(docs/benchmarks.md). Try `quorate run experiments/robust.yaml --set 'aggregator={name: krum, params: "
+        "{hostile: 2}}' --set rounds.floor=7`."
+    )
+    costs = (
+        "All decoded updates of a version lie in memory at once, and every pair of them is compared. With `multi: 1` "
+        "the work of all but one client is dropped. The floor must be 2 `hostile` + 3 at least."
+    )
+    sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+
     class Params(Frozen):
         """hostile: f. multi: m, how many are averaged, at most n - f - 2."""
 

@@ -16,6 +16,17 @@ class Median:
     discounted first.
     """
 
+    when = (
+        "Some owners may be broken or hostile, fewer than half of each version, and the honest ones are alike: where "
+        "they differ, the rarer ones lose their say. It held against all four attacks that were tried "
+        "(docs/benchmarks.md). Try `quorate run experiments/robust.yaml`, which asks for it."
+    )
+    costs = (
+        "All decoded updates of a version lie in memory at once, and each number is sorted. The floor must be above "
+        "twice `hostile`: a version waits for so many."
+    )
+    sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+
     class Params(Frozen):
         """hostile: how many updates of a version may be anything; the floor must leave more honest ones."""
 

@@ -16,6 +16,18 @@ class NormBound:
     first.
     """
 
+    when = (
+        "Updates may be far too long by mistake or malice, and otherwise the mean is right: honest owners who differ "
+        "keep their say. It does not see who lies within the bound, so a sign flip costs accuracy "
+        "(docs/benchmarks.md). Try `quorate run experiments/robust.yaml --set 'aggregator={name: norm_bound, params: "
+        "{bound: 1.0}}'`."
+    )
+    costs = (
+        "All decoded updates of a version lie in memory at once, and one norm of each is taken. A bound that is too "
+        "low slows all of them down."
+    )
+    sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+
     class Params(Frozen):
         """bound: C. Three times the usual norm of an update is a good choice; `quorate report` does not tell it."""
 

@@ -15,6 +15,17 @@ class TrimmedMean:
     arXiv 1803.01498. An update that lags is discounted first.
     """
 
+    when = (
+        "As `median`, if you can say how many may be hostile: it keeps more of the honest ones, and held against the "
+        "same attacks (docs/benchmarks.md). Try `quorate run experiments/robust.yaml --set 'aggregator={name: "
+        "trimmed_mean, params: {hostile: 2}}'`."
+    )
+    costs = (
+        "All decoded updates of a version lie in memory at once, and each number is sorted. The floor must be above "
+        "twice `hostile`."
+    )
+    sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+
     class Params(Frozen):
         """hostile: k, how many values are dropped at either end."""
 

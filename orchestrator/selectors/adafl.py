@@ -24,6 +24,16 @@ class AdaFL:
     A client that sends a far model on purpose is asked more often: set `rounds.max_norm`.
     """
 
+    when = (
+        "Uploads are dear, and some owners hold what few others do: those end far from the merged model and are "
+        "asked more. Only with rounds (`refill: at_close`). What it saved in our study: docs/studies.md. Try "
+        "`quorate run experiments/adafl.yaml`."
+    )
+    costs = (
+        "The orchestrator takes one norm per counted update, which it has read anyway. Early versions are made of "
+        "few updates, so they jump. The owners who are asked more often work more: the ledger says who."
+    )
+    sends = "Nothing: scores come of the updates. Fewer updates per version while the fraction is small."
     in_rounds = True
     """It asks a part of all clients per round, which `refill: at_arrival` does not have."""
 

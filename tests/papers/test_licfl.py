@@ -10,8 +10,9 @@ from schemas.base import Choice
 from schemas.errors import ConfigError
 from schemas.messages import ALL, VISITORS
 from tests.unit.test_clustering import planted
+from workers.fedopt import RULES
 from workers.method import State
-from workers.methods.licfl import RULES, Licfl
+from workers.methods.licfl import Licfl
 from workers.plugins import load
 from workers.tensors import Tensors, fingerprint
 

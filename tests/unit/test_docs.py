@@ -15,6 +15,7 @@ from infra.settings import PREFIX, Settings
 from orchestrator import catalogue, results
 from orchestrator.cli import quorate
 from orchestrator.families import FAMILIES
+from orchestrator.plan import plan, read_experiment
 from schemas.base import Choice
 from schemas.complaints import parse
 from schemas.experiment import Experiment, SiteData
@@ -22,7 +23,7 @@ from schemas.messages import ALL
 from tests.runs import here
 from tests.toys import client, experiment, paint, setting
 from workers.method import Method, Update
-from workers.plugins import load
+from workers.plugins import about, load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("workers/**/*.md")])
@@ -79,6 +80,20 @@ def test_the_page_of_methods_is_up_to_date() -> None:
     assert (ROOT / "docs/methods.md").read_text() == catalogue.as_markdown() + "\n", (
         "run: quorate list --markdown > docs/methods.md"
     )
+
+
+def test_who_says_when_to_use_it_says_what_it_costs_and_what_it_sends() -> None:
+    said = [p.facts for package in FAMILIES.values() for p in about(package) if p.facts.keys() & catalogue.USE.keys()]
+    assert said
+    assert all(facts[name] for facts in said for name in catalogue.USE)
+
+
+def test_what_the_page_of_methods_says_to_try_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    tried = [words for words in calls(catalogue.as_markdown(), "quorate") if words[0] == "run"]
+    assert len(tried) > 5
+    for _, file, *rest in tried:
+        plan(read_experiment(Path(file), rest[1::2]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

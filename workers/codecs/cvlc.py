@@ -11,6 +11,7 @@ from pydantic import Field
 
 from schemas.base import Frozen
 from schemas.errors import CodecError
+from workers.bits import bits, numbers
 from workers.tensors import Tensors
 
 SHAPE, LENGTHS, COUNTS, RANGES, BITS = "shape/", "lengths", "counts", "ranges", "bits"
@@ -32,6 +33,16 @@ class Cvlc:
     it is right on average. `length` fixes it for all packets; 32 is top-k with float32.
     """
 
+    when = (
+        "Uploads are dear, and a few numbers of an update are much larger than the rest. The gain over the best code "
+        "of one length is small, and none where the numbers are alike (docs/studies.md): try `int8` first, which is "
+        "simpler. Try `quorate run experiments/cvlc.yaml`."
+    )
+    costs = (
+        "The client searches a plan for each upload, which can take as long as training a small head, and keeps what "
+        "was left out as private state, as large as the model. Accuracy, if `bits` is too low."
+    )
+    sends = "Up: `bits` bits per number of the model, and some hundred bytes. Down: the model, in float32."
     lossless = False
     paper = "Su et al., Fed-CVLC: Compressing FL Communications with Variable-Length Codes, INFOCOM 2024"
     deviations = (
@@ -165,8 +176,8 @@ def _written(flat: NDArray[np.float32], rank: NDArray[Any], plan: Plan, generato
     for count, length in plan:
         where, start = np.sort(rank[start : start + count]), start + count
         low, high, drawn = _quantised(flat[where], length, generator)
-        positions.append(_bits(where, position_bits(len(flat))))
-        codes.append(_bits(drawn, length))
+        positions.append(bits(where, position_bits(len(flat))))
+        codes.append(bits(drawn, length))
         ranges.append((low, high))
     return {
         LENGTHS: torch.tensor([b for _, b in plan], dtype=torch.uint8),
@@ -184,18 +195,6 @@ def _quantised(x: NDArray[np.float32], length: int, generator: torch.Generator) 
     drawn, levels = torch.rand(len(x), generator=generator, dtype=torch.float64).numpy(), 2**length - 1
     place = (x.astype(np.float64) - low) * (levels / (high - low)) if high > low else np.zeros(len(x))
     return low, high, np.minimum(np.floor(place + drawn), levels).astype(np.int64)
-
-
-def _bits(numbers: NDArray[Any], width: int) -> NDArray[np.uint8]:
-    """So many bits of each number, the highest first, one byte per bit."""
-    octets = numbers.astype(">u4").view(np.uint8).reshape(-1, 4)
-    return np.unpackbits(octets, axis=1)[:, FLOAT - width :].ravel()
-
-
-def _numbers(bits: NDArray[np.uint8], width: int) -> NDArray[np.int64]:
-    whole = np.zeros((len(bits) // width, FLOAT), np.uint8)
-    whole[:, FLOAT - width :] = bits.reshape(-1, width)
-    return np.packbits(whole, axis=1).view(">u4").ravel().astype(np.int64)
 
 
 def _typed(packed: Tensors, dtypes: dict[str, torch.dtype]) -> None:
@@ -238,10 +237,10 @@ def _read(packed: Tensors, groups: Plan, size: int) -> NDArray[np.float32]:
     sent, width = sum(k for k, _ in groups), position_bits(size)
     if sent > size or packed[BITS].shape != (-(-sum(k * (b + width) for k, b in groups) // 8),):
         raise CodecError("there are more values than numbers, or not as many bits as the groups have")
-    bits, at = np.unpackbits(packed[BITS].numpy()), sent * width
-    where, values, flat = _numbers(bits[:at], width), [np.zeros(0, np.float32)], np.zeros(size, np.float32)
+    given, at = np.unpackbits(packed[BITS].numpy()), sent * width
+    where, values, flat = numbers(given[:at], width), [np.zeros(0, np.float32)], np.zeros(size, np.float32)
     for (count, length), (low, high) in zip(groups, packed[RANGES].tolist(), strict=True):
-        codes, at = _numbers(bits[at : at + count * length], length), at + count * length
+        codes, at = numbers(given[at : at + count * length], length), at + count * length
         scaled = (low + codes * ((high - low) / (2**length - 1))).astype(np.float32)
         values.append(codes.astype(np.uint32).view(np.float32) if length == FLOAT else scaled)
     if bool((where >= size).any()) or np.bincount(where, minlength=1).max() > 1:

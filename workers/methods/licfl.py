@@ -12,14 +12,12 @@ from workers import fedopt
 from workers.clustering import Basis, alike, centres, principal
 from workers.method import Aggregator, Fold, State, Traits
 from workers.methods._local import LocalTraining, Training
-from workers.tensors import Tensors, norm
+from workers.tensors import Tensors
 
 log = structlog.get_logger()
 
 COHORT, MEMBER, LOSS = "cohort-{}", "member/", "loss/"
 BASIS, CENTRES = "cohorting/basis", "cohorting/centres"
-RULES = ("fedavg", *fedopt.RULES)
-"""In the order of the scores that are kept; the first of equal ones wins."""
 Rule = Literal["fedavg", "fedadagrad", "fedyogi", "fedadam", "adaptive"]
 LEAST, MOST = 1e-12, 1e12
 """A loss beyond them counts as they do: its logarithm must be a number."""
@@ -36,6 +34,21 @@ class Licfl(LocalTraining):
     that has lately lowered the members' losses most; they are those that clients report of their training anyway.
     """
 
+    when = (
+        "Owners are of a few kinds whose images contradict each other (other machines, other words for the same "
+        "things), and nobody knows who is of which kind. If they differ only in how much they have of each class, "
+        "that is what is grouped. In doubt name the number of `cohorts`, and give version 1 more images or `epochs`: "
+        "with few steps the groups are found in part (docs/studies.md). Try `quorate run experiments/licfl.yaml`."
+    )
+    costs = (
+        "Clients: nothing beyond `fedavg`. A version moves one cohort, so a round of everybody takes as many "
+        "versions as there are cohorts. The orchestrator holds all updates of version 1 at once, twice in float64, "
+        "and keeps a model per cohort; with another rule than `fedavg` four tensors of its size besides. A client "
+        "that comes late trains once to be placed."
+    )
+    sends = (
+        "Up: as many bytes as `fedavg`. Down: the model of the client's cohort alone. Losses are in the message anyway."
+    )
     paper = "Amarlingam et al., Lightweight Industrial Cohorted Federated Learning, arXiv 2407.17999"
     deviations = (
         "no second training within round 1: a cohort's first model is the aggregate of its members' first updates",
@@ -111,31 +124,13 @@ class Licfl(LocalTraining):
         if self.params.rule == "fedavg":
             return plain, {}
         made = self.fedopt.moments({k: step[k] for k in model}, kept)
-        candidates = [plain, *(self.fedopt.moved(model, made, rule) for rule in fedopt.RULES)]
+        candidates = [plain, *(self.fedopt.moved(model, made, rule) for rule in fedopt.RULES[1:])]
         heard = {k: t for k, t in step.items() if k.startswith(LOSS)}
-        scores = _decreases(heard, kept) if self.params.selection == "loss" else _drifts(model, candidates)
-        best = int(scores.argmin()) if self.params.rule == "adaptive" else RULES.index(self.params.rule)
-        last = torch.eye(len(RULES))[best]
-        counts = kept.get("chosen", torch.zeros(len(RULES))) + last
+        scores = fedopt.decreases(heard, kept) if self.params.selection == "loss" else fedopt.drifts(model, candidates)
+        best = int(scores.argmin()) if self.params.rule == "adaptive" else fedopt.RULES.index(self.params.rule)
+        last = torch.eye(len(fedopt.RULES))[best]
+        counts = kept.get("chosen", torch.zeros(len(fedopt.RULES))) + last
         return candidates[best], made | heard | {"scores": scores.float(), "chosen": counts, "last": last}
-
-
-def _drifts(model: Tensors, candidates: list[Tensors]) -> torch.Tensor:
-    """How much longer than the model each candidate is, as L2 norms, float64: the score of the paper's algorithm 3."""
-    return torch.tensor([norm(c) - norm(model) for c in candidates], dtype=torch.float64)
-
-
-def _decreases(heard: Tensors, kept: Tensors) -> torch.Tensor:
-    """What each rule has lately done to the members' losses: log of now / before; -inf for one that is untried.
-
-    The losses heard now are of the model that the last rule made, so its score alone is new: the median over those
-    members who were heard the last time too.
-    """
-    scores = kept.get("scores", torch.full((len(RULES),), -torch.inf)).clone()
-    if both := sorted(heard.keys() & kept.keys()):
-        changes = torch.stack([(heard[k] / kept[k]).log() for k in both])
-        scores[int(kept["last"].argmax())] = changes.quantile(0.5)
-    return scores
 
 
 class Heard:
@@ -242,4 +237,4 @@ def _own(tensors: Tensors, cohort: str) -> Tensors:
 
 
 def _counts(kept: Tensors) -> dict[str, int]:
-    return {rule: int(n) for rule, n in zip(RULES, kept["chosen"], strict=True)} if "chosen" in kept else {}
+    return {rule: int(n) for rule, n in zip(fedopt.RULES, kept["chosen"], strict=True)} if "chosen" in kept else {}

@@ -25,6 +25,21 @@ class PerAda(LocalTraining):
     the merged one unless the distilled one agrees better with those logits on images that it was not distilled on.
     """
 
+    when = (
+        "Each owner wants a model for its own images, and their classes differ so much that one for all serves "
+        "nobody. Unlabelled images that are nobody's (`public`) may make the shared model better; in our study they "
+        "did not, nor were the personal ones told apart from `local_only` (docs/studies.md). Without such images: "
+        "`distilled: 0`. Try `quorate run experiments/perada.yaml`."
+    )
+    costs = (
+        "Clients train twice, and each keeps an adapter as private state. In the first `distilled` versions a worker "
+        "gets a merge task: the public images through the backbone once, every counted update read again, `steps` "
+        "steps of distillation; the next version waits for it."
+    )
+    sends = (
+        "Up: as many bytes as `fedavg`; the personal adapter is never added to anything. In a simulation it lies in "
+        "the store, at a site it stays there. Down: the shared adapter; to the worker that distils, the updates too."
+    )
     paper = (
         "Xie et al., PerAda: Parameter-Efficient Federated Learning Personalization with Generalization Guarantees, "
         "arXiv 2302.06637"
