@@ -12,7 +12,7 @@ from orchestrator.run import Outcome
 from schemas.base import Choice
 from schemas.experiment import Experiment
 
-OWNERS, CLASSES, IMAGES, SPREAD = 80, 10, 15, 1.0
+OWNERS, CLASSES, MANY, IMAGES, SPREAD = 80, 10, 40, 15, 1.0
 MOST, QUORUM, VERSIONS, EVERY, SPAN = 10, 8, 45, 3, 3
 """Asked and counted in a version; versions; between two evaluations; evaluations that are averaged."""
 TARGET, MOMENT_S = 60.0, 30.0
@@ -36,10 +36,10 @@ class Point(NamedTuple):
     accuracy: float
 
 
-def experiment(params: dict[str, Any] | None, seed: int) -> Experiment:
+def experiment(params: dict[str, Any] | None, classes: int, seed: int) -> Experiment:
     """Some more are asked than count: the others' updates are thrown away. One epoch: losses are of the old model."""
     rounds = race.AT_CLOSE | {"in_flight": MOST, "quorum": QUORUM, "floor": QUORUM}
-    made = race.experiment(rounds, seed, every=EVERY, owners=OWNERS, classes=CLASSES, per_class=IMAGES)
+    made = race.experiment(rounds, seed, every=EVERY, owners=OWNERS, classes=classes, per_class=IMAGES)
     assert made.data is not None
     more = {"skew": 0.0, "spread": SPREAD}
     changes = {
@@ -51,15 +51,17 @@ def experiment(params: dict[str, Any] | None, seed: int) -> Experiment:
     return made.model_copy(update=changes)
 
 
-def arm(params: dict[str, Any] | None, seed: int, cache: Path) -> dict[str, float]:
-    """Virtual seconds and uploads to the target, accuracies at an equal time and after equal uploads, who counted."""
-    _, outcome = process.run(experiment(params, seed), cache)
-    points = list(course(outcome))
+def arm(params: dict[str, Any] | None, classes: int, seed: int, cache: Path) -> dict[str, float]:
+    """Virtual seconds and uploads to the target, accuracies at an equal time and after equal uploads, who counted.
+
+    With many classes nothing is near the target.
+    """
+    _, outcome = process.run(experiment(params, classes, seed), cache)
+    points = course(outcome)
     reached = next((p for p in points if p.accuracy >= TARGET), points[-1])
+    to_target = {TO_TARGET: reached.seconds, UPLOADS: float(MOST * reached.version)} if classes == CLASSES else {}
     counted = [share.accepted for share in outcome.report.ledger.values() if share.accepted]
-    return {
-        TO_TARGET: reached.seconds,
-        UPLOADS: float(MOST * reached.version),
+    return to_target | {
         AT_MOMENT: max((p for p in points if p.seconds <= MOMENT_S), key=lambda p: p.version).accuracy,
         "accuracy": points[-1].accuracy,
         "owners counted": float(len(counted)),
@@ -84,8 +86,12 @@ def course(outcome: Outcome) -> list[Point]:
 
 TO_TARGET, UPLOADS, AT_MOMENT = f"s to {TARGET:g} %", f"uploads to {TARGET:g} %", f"accuracy at {MOMENT_S:g} s"
 NUMBERS = (TO_TARGET, UPLOADS, AT_MOMENT, "accuracy")
-ARMS: dict[str, Arm] = {name: partial(arm, params) for name, params in METHODS.items()}
-PAIRS = tuple(("oort", other, number) for other in METHODS if other != "oort" for number in NUMBERS)
+ARMS: dict[str, Arm] = {name: partial(arm, params, CLASSES) for name, params in METHODS.items()}
+ARMS |= {f"{name}, {MANY} classes": partial(arm, METHODS[name], MANY) for name in ("uniform", "oort")}
+PAIRS = (
+    *(("oort", other, number) for other in METHODS if other != "oort" for number in NUMBERS),
+    *((f"oort, {MANY} classes", f"uniform, {MANY} classes", number) for number in (AT_MOMENT, "accuracy")),
+)
 
 
 def read(found: Studied) -> str:
@@ -110,7 +116,8 @@ STUDY = Study(
     f"linear head, plain SGD, one epoch; of {MOST} who are asked the first {QUORUM} count, {VERSIONS} versions: "
     "equally many are asked in every arm. *s* is the virtual clock's: of the whole run, and until the mean accuracy of "
     f"{SPAN} evaluations (one in {EVERY} versions) is {TARGET:g} %, or the end. *accuracy*: at the end, after equal "
-    "uploads. *no statistical utility*: all losses and images alike. *no limit of askings*: nobody is made to wait.",
+    f"uploads. *no statistical utility*: all losses and images alike. *no limit of askings*: nobody is made to wait. "
+    f"*{MANY} classes*: in the place of {CLASSES}, so that each is at few owners.",
     arms=ARMS,
     pairs=PAIRS,
     read=read,
