@@ -22,6 +22,7 @@ class Book(Tasks):
     """All that decides: the tasks of the run, and what became of them.
 
     closing: the group whose round is closed and whose model is with a worker; its arrivals wait at the door.
+    least: fewest updates that the aggregator can do with.
     """
 
     accepted: dict[tuple[str, str], Accepted] = field(default_factory=dict)
@@ -30,16 +31,17 @@ class Book(Tasks):
     private: dict[str, BlobRef] = field(default_factory=dict)
     staleness: dict[int, int] = field(default_factory=dict)
     closing: str | None = None
+    least: int = 1
 
     @classmethod
-    def of(cls, spec: Rounds, commit: Commit) -> "Book":
+    def of(cls, spec: Rounds, commit: Commit, least: int = 1) -> "Book":
         """The book as it stood at a commit."""
         bases = tuple(range(max(0, commit.version - spec.max_staleness), commit.version + 1))
         fresh = Round(bases=bases, since=commit.at, opened_at=commit.at)
         there = commit.models.get(commit.version, {ALL: None})
         clients = [client for d in commit.descriptions for client in d.clients]
         return cls(
-            spec=spec, version=commit.version, seq=commit.seq, home=groups.homes(clients, commit.assignment, there),
+            spec=spec, least=least, version=commit.version, seq=commit.seq, home=groups.homes(clients, commit.assignment, there),
             trainers=groups.trainers(commit.descriptions),
             rounds={group: commit.rounds.get(group, fresh) for group in there},
             open={o.task_id: o for o in commit.open}, expired={o.task_id: o for o in commit.expired},
@@ -78,6 +80,7 @@ class Book(Tasks):
             in_flight=sum(len(o.clients) for o in flying),
             opened_at=now.opened_at,
             next_expiry=self.next_expiry(),
+            least=self.least,
         )
 
     def without(self, group: str = ALL) -> tuple[str, ...]:

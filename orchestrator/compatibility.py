@@ -55,7 +55,7 @@ def _updates(made: "Plan") -> Objections:
 
 def _rounds(made: "Plan") -> Objections:
     """What the aggregator cannot do with so few updates, and the selector without rounds."""
-    e, traits, least = made.experiment, made.method.traits, int(getattr(made.aggregator, "least", 1))
+    e, traits, least = made.experiment, made.method.traits, made.least
     yield (
         e.rounds.floor < least,
         f"aggregator {e.aggregator.name} with these params needs {least} updates at least; use rounds.floor: {least}",

@@ -59,7 +59,7 @@ class Loop:
         self.intake.simulator.begins(commit.began)
         self.joining.begin()
         self.merging.begin()
-        self.book = self.desk.load(Book.of(self.spec, commit))
+        self.book = self.desk.load(Book.of(self.spec, commit, self.plan.least))
         self.cursor = commit.cursor
         self.clock.catch_up(commit.at)
 

@@ -39,6 +39,11 @@ class Plan:
         """Versions to commit: none for a method that does not train."""
         return self.experiment.rounds.versions if self.method.traits.trains else 0
 
+    @property
+    def least(self) -> int:
+        """Fewest updates that the aggregator can do with."""
+        return int(getattr(self.aggregator, "least", 1))
+
 
 def read_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment of a file, with `path=YAML` overrides.

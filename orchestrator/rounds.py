@@ -16,6 +16,7 @@ class Progress:
     asked: clients asked since this version opened. in_flight: clients whose answer would still be admitted.
     opened_at: when this version opened, or was last retried. next_expiry: when the next task in flight expires.
     returns: when the next client comes back that could be asked then; infinity if there is none.
+    least: fewest updates that the aggregator can do with; the floor is never below it.
     """
 
     accepted_at: tuple[float, ...]
@@ -24,6 +25,7 @@ class Progress:
     opened_at: float
     next_expiry: float = float("inf")
     returns: float = float("inf")
+    least: int = 1
 
     @property
     def accepted(self) -> int:
@@ -58,7 +60,7 @@ def needed(spec: Rounds, asked: int) -> int:
 
 def quorum_at(spec: Rounds, progress: Progress) -> float | None:
     """When the quorum was reached, or None."""
-    enough = needed(spec, progress.asked)
+    enough = max(needed(spec, progress.asked), progress.least)
     if progress.accepted < enough:
         return None
     return max(progress.opened_at, sorted(progress.accepted_at)[enough - 1])

@@ -16,7 +16,7 @@ from schemas.base import Choice
 from schemas.errors import AggregationError, ConfigError
 from tests.runs.here import Fuse, Killed, run
 from tests.runs.test_crash import facts, operations, places
-from tests.runs.test_embedded import SLOW, SYNC, small
+from tests.runs.test_embedded import SLOW, SYNC, events, small
 from tests.toys import client, paint, setting
 from workers.method import KEPT, Update
 from workers.pipeline import Codec, of_method, seal
@@ -219,6 +219,23 @@ def test_runs_in_every_mode_and_the_centre_belongs_to_the_state(
     assert last is not None
     kept = set(commits.get_model(last.server)) if last.server else set()
     assert kept == ({f"{KEPT}all/centre"} if name == "centered_clipping" else set())
+
+
+def test_however_few_are_asked_no_round_closes_with_fewer_updates_than_the_rule_needs(
+    images: Path, tmp_path: Path
+) -> None:
+    # A quarter of four clients is one, and a median that bears one hostile update needs three: two are asked besides.
+    asked = {"selector": {"name": "adafl", "params": {"start": 0.25, "end": 0.25, "stages": 1}}}
+    outcome = run(small(images, aggregator={"name": "median"}, rounds={**SYNC, "floor": 3}, **asked), tmp_path)
+    assert (outcome.report.status, outcome.report.reason) == ("finished", "")
+    assert [e.facts["counted"] for e in events(outcome.events, "closed")] == [3, 3, 3]
+
+
+def test_a_round_that_cannot_get_what_the_rule_needs_fails_as_one_below_its_floor(images: Path, tmp_path: Path) -> None:
+    away = {"presence": {"name": "sessions", "params": {"goes": {"flat-0": 0.0, "flat-1": 0.0}}}}  # two are left
+    made = small(images, aggregator={"name": "median"}, rounds={**SYNC, "floor": 3}, simulate=away)
+    report = run(made, tmp_path).report
+    assert report.status == "failed" and "got 2 updates, at least 3 are needed" in report.reason
 
 
 def test_killed_anywhere_the_centre_and_the_momenta_are_the_same(images: Path, tmp_path: Path) -> None:

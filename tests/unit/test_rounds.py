@@ -47,14 +47,15 @@ def situations(draw: st.DrawFn) -> tuple[Rounds, Progress, float]:
     in_flight = draw(st.integers(0, spec.in_flight))
     expiry = now + draw(st.floats(0.001, 300)) if in_flight else math.inf
     asked = draw(st.integers(0, 14))
-    return spec, Progress(accepted, asked, in_flight, opened, expiry), now
+    least = draw(st.integers(1, spec.floor))
+    return spec, Progress(accepted, asked, in_flight, opened, expiry, least=least), now
 
 
 @settings(deadline=None, suppress_health_check=SLOW)
 @given(situations())
 def test_the_verdict_is_the_first_line_of_the_table_that_holds(situation: tuple[Rounds, Progress, float]) -> None:
     spec, p, now = situation
-    enough = spec.quorum if spec.refill == "at_arrival" else max(1, min(spec.quorum, p.asked))
+    enough = max(p.least, spec.quorum if spec.refill == "at_arrival" else max(1, min(spec.quorum, p.asked)))
     none, deadline = p.in_flight == 0, now >= p.opened_at + spec.deadline_s
     grace_over = p.accepted >= enough and now >= max(p.opened_at, sorted(p.accepted_at)[enough - 1]) + spec.grace_s
     verdict = decide(spec, p, now)
@@ -128,6 +129,7 @@ def test_nothing_is_closed_without_an_update_and_nothing_aborted_with_enough(
     match decide(spec, progress, now):
         case Close():
             assert progress.accepted >= min(spec.floor, needed(spec, progress.asked)) >= 1
+            assert progress.accepted >= progress.least
         case Abort():
             assert progress.accepted < spec.floor
 
