@@ -41,7 +41,8 @@ class Book(Tasks):
         there = commit.models.get(commit.version, {ALL: None})
         clients = [client for d in commit.descriptions for client in d.clients]
         return cls(
-            spec=spec, least=least, version=commit.version, seq=commit.seq, home=groups.homes(clients, commit.assignment, there),
+            spec=spec, least=least, version=commit.version, seq=commit.seq,
+            home=groups.homes(clients, commit.assignment, there),
             trainers=groups.trainers(commit.descriptions),
             rounds={group: commit.rounds.get(group, fresh) for group in there},
             open={o.task_id: o for o in commit.open}, expired={o.task_id: o for o in commit.expired},

@@ -3,17 +3,17 @@
 import torch
 from pydantic import PositiveFloat
 
-from orchestrator.aggregators._stacked import Stacked, weighted
+from orchestrator.aggregators._stacked import Stacked
 from schemas.base import Frozen
 from workers.tensors import Tensors
 
 
 class NormBound:
-    """The weighted mean of the updates, each shortened to an L2 norm of `bound` where it is longer.
+    """The mean of the updates, each shortened to an L2 norm of `bound` where it is longer.
 
-    Who sends a large blow counts no more than others; who lies within the bound is not noticed. Sun et al., Can You
-    Really Backdoor Federated Learning?, arXiv 1911.07963, without their noise. An update that lags is discounted
-    first.
+    Who sends a large blow counts no more than others; who lies within the bound is not noticed. Weights are of no
+    account, for they are what owners say of themselves. Sun et al., Can You Really Backdoor Federated Learning?,
+    arXiv 1911.07963, without their noise. An update that lags is discounted first.
     """
 
     when = (
@@ -52,4 +52,4 @@ class BoundFold(Stacked):
         """(n, D), (n) -> (D): mean of x_i min(1, C / |x_i|)."""
         lengths = rows.double().norm(dim=1)
         shares = (self.bound / lengths.clamp(min=1e-300)).clamp(max=1.0)
-        return weighted(rows.double() * shares[:, None], weights)
+        return torch.mean(rows.double() * shares[:, None], dim=0)
