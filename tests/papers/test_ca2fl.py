@@ -9,14 +9,22 @@ import pytest
 import torch
 
 from infra.blobs import FileBlobs
+from orchestrator import run as runs
 from orchestrator.aggregators.ca2fl import Ca2fl, CalibratedFold
 from orchestrator.commits import Commits
 from orchestrator.plan import plan
+from schemas.base import Choice
 from schemas.errors import ConfigError
-from tests.runs.here import Fuse, Killed, run
+from schemas.experiment import Experiment
+from schemas.log import Commit, Event
+from schemas.messages import ALL
+from tests.runs.here import Fuse, Killed, run, runtime
 from tests.runs.test_crash import facts, operations, places
 from tests.runs.test_embedded import SLOW, SYNC, small
 from tests.toys import paint
+from workers.method import kept_by
+from workers.pipeline import open_update
+from workers.plugins import load
 from workers.tensors import Tensors, unpack
 
 
@@ -101,9 +109,7 @@ def planned(images: Path, mode: str, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_last_update_of_each_client_is_kept_by_reference_and_their_sum_is_right(
-    images: Path, tmp_path: Path, mode: str
-) -> None:
+def test_the_last_update_of_each_client_is_kept_by_reference(images: Path, tmp_path: Path, mode: str) -> None:
     alive: dict[int, tuple[set[str], dict[str, str]]] = {}
     store = FileBlobs(tmp_path / "blobs")
     outcome = run(planned(images, mode), tmp_path)
@@ -117,6 +123,52 @@ def test_the_last_update_of_each_client_is_kept_by_reference_and_their_sum_is_ri
         members = {a.client for a in after.counted}
         assert all(after.table[c] == before.table[c] for c in before.table if c not in members)
     assert alive[commits[-1].version][0] == {c for commit in commits for c in (a.client for a in commit.counted)}
+
+
+def stopped(made: Experiment, root: Path, version: int) -> tuple[Commit, Tensors, Tensors, dict[str, Tensors]]:
+    """A run that dies at a commit: the commit, its model, the sum that is kept, and everybody's last counted update."""
+
+    def watch(event: Event) -> None:
+        if (event.event, event.version) == ("committed", version):
+            raise Killed
+
+    with pytest.raises(Killed):
+        runs.execute(plan(made), runtime(root), "r", watch)
+    store, codec = FileBlobs(root / "blobs"), load("workers.codecs", Choice(name="fp16"))
+    commits = Commits("r", store)
+    last = commits.last()
+    assert last is not None and last.server is not None
+    said = {client: open_update(store.get(a.update), codec)[0] for client, a in last.table.items()}
+    model = commits.get_model(last.models[last.version][ALL])
+    return last, model, kept_by(commits.get_model(last.server), ALL), said
+
+
+def total(said: dict[str, Tensors]) -> Tensors:
+    names = {name for update in said.values() for name in update}
+    return {name: torch.stack([update[name].double() for update in said.values()]).sum(dim=0) for name in names}
+
+
+def alike(one: Tensors, two: Tensors, within: float) -> bool:
+    return one.keys() == two.keys() and all(torch.allclose(one[k], two[k], rtol=0, atol=within) for k in one)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_run_keeps_is_the_sum_of_the_last_updates_and_its_next_step_is_the_formulas(
+    images: Path, tmp_path: Path, mode: str
+) -> None:
+    found = []
+    for version in (3, 4):  # the same run, and one version more
+        rounds = {**MODES[mode]["rounds"], "versions": 5}
+        found.append(stopped(planned(images, mode, rounds=rounds), tmp_path / str(version), version))
+        assert alike(found[-1][2], total(found[-1][3]), 1e-12)
+    (_, model, kept, before), (last, moved, _, after) = found
+    # v = 1/N sum h + 1/M sum (delta - h) with the four clients' h of before, 0 for one who had none.
+    members = [a.client for a in last.counted]
+    assert len(set(members)) == len(members) and set(members) & set(before), "a cache has a say"
+    news = {c: {k: t.double() - before.get(c, {}).get(k, 0 * t).double() for k, t in after[c].items()} for c in members}
+    step = {k: t / 4 + total(news)[k] / len(members) for k, t in kept.items()}
+    assert alike({k: moved[k].double() - model[k].double() for k in model}, step, 1e-6)
+    assert not alike(total(news), {k: len(members) * t for k, t in step.items()}, 1e-4) or mode == "synchronous"
 
 
 @pytest.mark.parametrize("mode", MODES)
