@@ -20,7 +20,7 @@ from schemas.base import Frozen
 from workers.method import Client, Update
 from workers.methods.fedavg import FedAvg
 
-Attack = Literal["none", "sign flip", "noise", "label flip", "same push", "blow"]
+Attack = Literal["none", "sign flip", "noise", "label flip", "same push", "blow", "false weight"]
 ATTACKS: tuple[Attack, ...] = get_args(Attack)
 _CLIPPING = "aggregator={name: centered_clipping, params: {tau: 0.5}}"
 RULES: dict[str, tuple[str, ...]] = {
@@ -31,6 +31,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "krum": ("aggregator={name: krum, params: {hostile: 2}}",),
     "krum, multi 6": ("aggregator={name: krum, params: {hostile: 2, multi: 6}}",),
     "geometric_median": ("aggregator={name: geometric_median}",),
+    "geometric_median, 4 steps": ("aggregator={name: geometric_median, params: {steps: 4}}",),
     "centered_clipping": (_CLIPPING,),
     "centered_clipping, momentum 0.5": (_CLIPPING, "transforms=[{name: momentum, params: {beta: 0.5}}]"),
     "centered_clipping, momentum 0.9": (_CLIPPING, "transforms=[{name: momentum, params: {beta: 0.9}}]"),
@@ -60,13 +61,17 @@ class Hostile(FedAvg):
         self.told = params
 
     def train(self, client: Client) -> Update:
-        """Honest work, or harm: the work times a factor, of other labels, or noise of so many times its length."""
+        """Honest work, or harm: the work times a factor, of other labels, or noise of so many times its length.
+
+        With a false weight, work the other way that says it is of a million times the images.
+        """
         attack = self.told.attack if client.name in self.told.who else "none"
         y, last = client.train.y, len(client.setting.classes) - 1
         if attack in ("label flip", "same push"):
             client = replace(client, train=replace(client.train, y=last - y if attack == "label flip" else 0 * y))
         update = super().train(client)
-        if times := {"sign flip": -10, "same push": 3}.get(attack):
+        if times := {"sign flip": -10, "same push": 3, "false weight": -10}.get(attack):
+            update = replace(update, weight=update.weight * (1e6 if attack == "false weight" else 1))
             return replace(update, tensors={k: times * t for k, t in update.tensors.items()})
         if attack in ("noise", "blow"):
             draw, long = client.generator("attack"), 100.0 if attack == "noise" else 1e6
@@ -123,8 +128,9 @@ def section(held: Held) -> str:
 10 synchronous versions, seeds {SEEDS[0]} to {SEEDS[-1]}. Accuracy on the honest owners' test splits in percent, mean ±
 half of the 95 % interval. *sign flip*: ten times the other way; *noise*: a hundred times the update's length; *label
 flip*: trained on mirrored labels; *same push*: three times what is learnt if everything is of the first class, in
-every version; *blow*: a million times the length. Each rule is told of two hostile ones where it can be told. The
-transform `momentum` works on what the hostile ones send too.
+every version; *blow*: a million times the length; *false weight*: a sign flip, said to be of a million times the
+images. Each rule is told of two hostile ones where it can be told. The transform `momentum` works on what the hostile
+ones send too.
 
 {table(["rule", *attacks], rows)}
 Read the first column too: what a rule costs where nobody attacks. Owners here are alike; where they differ, median and
