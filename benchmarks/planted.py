@@ -54,29 +54,30 @@ ALL_OF_THEM = {"in_flight": OWNERS, "quorum": OWNERS, "floor": OWNERS, "grace_s"
 """Synchronous, everybody in each round, in as few tasks as can be."""
 
 
-def experiment(method: Mapping[str, Any], points: Mapping[str, float], seed: int, versions: int) -> Experiment:
-    """A run, evaluated at its end. points: params of `Planted`."""
+def experiment(
+    method: Mapping[str, Any], points: Mapping[str, float], seed: int, versions: int, *, every: int = 0
+) -> Experiment:
+    """A run. points: params of `Planted`. every: versions between two evaluations; 0: at its end alone."""
     params = {"seed": seed, "owners": OWNERS, "classes": CLASSES, **points}
     return Experiment.model_validate({
         "name": "planted", "seed": seed, "method": method,
         "data": {"name": "benchmarks.planted:Planted", "params": params, "partition": {"name": "by_domain"}},
         "model": {"backbone": {"name": "benchmarks.points:Pixels"}},
         "rounds": {"versions": versions, "clients_per_task": OWNERS, **ALL_OF_THEM},
-        "evaluate": {"every": 0, "final": True},
+        "evaluate": {"every": every, "final": True},
     })  # fmt: skip
 
 
 def rounds(
-    method: Mapping[str, Any], points: Mapping[str, float], seed: int, count: int, cache: Path, *, every: int = 0
+    method: Mapping[str, Any], points: Mapping[str, float], seed: int, count: int, cache: Path
 ) -> tuple[Outcome, Mapping[str, str]]:
     """What came of `count` uploads of every owner, and who ended in which group.
 
-    A method that forms groups has version 1 with everybody, and then `count - 1` versions of each group. every:
-    versions between two evaluations.
+    A method that forms groups has version 1 with everybody, and then `count - 1` versions of each group.
     """
     _, groups = ran(experiment(method, points, seed, 1), cache)
-    asked = experiment(method, points, seed, 1 + max(1, len(set(groups.values()))) * (count - 1))
-    return ran(asked.model_copy(update={"evaluate": asked.evaluate.model_copy(update={"every": every})}), cache)
+    made = len(set(groups.values())) or 1
+    return ran(experiment(method, points, seed, 1 + made * (count - 1)), cache)
 
 
 def ran(asked: Experiment, cache: Path) -> tuple[Outcome, Mapping[str, str]]:
