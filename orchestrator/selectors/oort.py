@@ -42,7 +42,8 @@ class Oort:
     Who was asked and never counted has the mean utility, and is as slow as it was waited for. Slow owners, and such
     whose first answer was lost, are asked less often, some hardly ever: the ledger says who. A client that lies about
     its loss or images is asked more often: its utility is cut to the next highest at least, and after `most` askings
-    others come first.
+    others come first. For rounds that wait for the slow while others hold the like (docs/studies.md); nothing is sent
+    for it, and a commit keeps four numbers per client.
     """
 
     class Params(Frozen):
