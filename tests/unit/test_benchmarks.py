@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from benchmarks import (
@@ -26,7 +27,7 @@ from benchmarks import (
 from benchmarks.__main__ import main
 from benchmarks.accuracy import Score, Scores
 from benchmarks.machine import here
-from benchmarks.studies import cvlc
+from benchmarks.studies import ca2fl, cvlc
 from benchmarks.trials import Blow, Chaos, Series
 from schemas.log import Event
 from schemas.messages import ALL
@@ -270,3 +271,17 @@ def test_traffic_counts_up_to_the_first_version_whose_last_evaluations_are_good_
     assert cvlc.TARGET == 28 and cvlc.EVERY == 2 and cvlc.LAST == 3
     assert cvlc.reached([2, 20, 25, 29, 30, 40]) == 8
     assert cvlc.reached([2, 3, 40, 3]) == 6, "the last of all, if it never is"
+
+
+def test_the_parts_that_ca2fl_is_compared_with_by_hand() -> None:
+    # Of four clients a has sent 4 and b 8; now a sends 2, late by a discount of a half, and c 10. Everybody's last ones
+    # are 2, 8, 10 and 0: their mean is 5. ca2fl: 12 / 4 + ((2 - 4) + 10) / 2 = 7; discounted 3 + (-1 + 10) / 2 = 7.5.
+    for made, expected in ((ca2fl.Ca2fl, 7.0), (ca2fl.Discounted, 7.5), (ca2fl.LastOnes, 5.0)):
+        aggregator = made(made.Params())
+        aggregator.meet(dict.fromkeys("abcd", 1))
+        fold = aggregator.fold({"w": torch.tensor([12.0], dtype=torch.float64)})
+        fold.recall("a", {"w": torch.tensor([4.0])})
+        for client, value, discount in (("a", 2.0, 0.5), ("c", 10.0, 1.0)):
+            fold.add(client, {"w": torch.tensor([value])}, 1.0, discount)
+        assert fold.result()["w"].tolist() == [expected]
+        assert fold.kept["w"].tolist() == [20.0]
