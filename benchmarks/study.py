@@ -134,12 +134,21 @@ def there() -> list[str]:
 
 
 def write() -> None:
-    """docs/studies.md, from the results that are complete."""
-    parts = [HEAD]
+    """docs/studies.md, from the results that are complete.
+
+    Of a study that has none in its present form, what stands there stays: it names the commit that it was measured at.
+    """
+    standing = sections(PAGE.read_text()) if PAGE.exists() else {}
     for name in there():
         if found := published(load(name), RESULTS / f"study_{name}.json"):
-            parts.append(section(name, load(name), found))
-    PAGE.write_text("\n".join(parts))
+            standing[name] = section(name, load(name), found)
+    PAGE.write_text("\n".join([HEAD, *(standing[name] for name in there() if name in standing)]))
+
+
+def sections(page: str) -> dict[str, str]:
+    """The parts of the page, by study."""
+    parts = [f"## {part.rstrip()}\n" for part in page.split("\n## ")[1:]]
+    return {part.split()[1]: part for part in parts}
 
 
 def section(name: str, study: Study, found: Studied) -> str:

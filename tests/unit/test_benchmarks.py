@@ -259,6 +259,17 @@ def test_results_of_an_earlier_commit_are_shown_until_those_of_this_one_are_comp
     assert study.published(replace(made, pairs=(("a", "b", "y"),)), path) is None, "an older form lacks a number"
 
 
+def test_a_section_stays_until_its_study_is_measured_in_its_new_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = study.PAGE.read_text()
+    monkeypatch.setattr(study, "PAGE", tmp_path / "studies.md")
+    monkeypatch.setattr(study, "RESULTS", tmp_path)  # nothing has been measured
+    study.PAGE.write_text(page)
+    study.write()
+    assert study.PAGE.read_text() == page and set(study.sections(page)) <= set(study.there())
+
+
 @pytest.mark.parametrize("name", study.there())
 def test_every_study_compares_arms_that_it_has(name: str) -> None:
     made = study.load(name)
