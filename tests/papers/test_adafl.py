@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,10 +19,12 @@ from orchestrator.selectors.adafl import AdaFL
 from orchestrator.selectors.uniform import Uniform
 from schemas.base import Choice
 from schemas.errors import ConfigError
-from tests.runs.here import Fuse, Killed, run
+from schemas.messages import ALL
+from tests.runs.here import Fuse, Killed, run, stopped
 from tests.runs.test_crash import facts, operations, places
 from tests.runs.test_embedded import SLOW, SYNC, events, small
 from tests.toys import paint
+from workers.pipeline import open_update
 from workers.plugins import load
 
 EQUAL = dict.fromkeys("abcd", 10)
@@ -87,6 +90,7 @@ def test_the_fraction_grows_in_stages_and_stays_within_the_clients() -> None:
         made.observe({}, {})
     assert found == [2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 10, 10]
     assert adafl(start=0.01, end=0.01).asked() == 1
+    assert adafl({f"c{i:02}": 1 for i in range(20)}, start=0.13, end=0.13).asked() == 3  # 2.6
 
 
 def test_with_equal_scores_and_all_clients_it_picks_as_the_uniform_selector_does() -> None:
@@ -105,13 +109,22 @@ def test_who_has_a_higher_score_is_asked_more_often() -> None:
 
 # --- whole runs
 
+RAW = load("workers.codecs", Choice(name="raw"))
+
+
+def known(root: Path) -> Mapping[str, Any]:
+    """What the selector knew at the last commit."""
+    last = Commits("r", FileBlobs(root / "blobs")).last()
+    assert last is not None
+    return last.selector
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint(tmp_path_factory.mktemp("images"))
 
 
-CHOICE = {"name": "adafl", "params": {"start": 0.25, "end": 1.0, "stages": 4, "over": 8}}
+CHOICE = {"name": "adafl", "params": {"start": 0.25, "end": 1.0, "stages": 4, "over": 8, "alpha": 0.1}}
 ROUNDS = {**SYNC, "versions": 8, "floor": 1, "max_staleness": 0}
 MODES: dict[str, Any] = {
     "synchronous": {"rounds": ROUNDS},
@@ -137,14 +150,35 @@ def test_a_run_asks_more_and_more_clients_and_keeps_the_scores_in_its_commits(
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_the_scores_of_a_run_follow_the_distances_from_its_merged_models(
+    images: Path, tmp_path: Path, mode: str
+) -> None:
+    made, lags = small(images, selector=CHOICE, codec={"name": "raw"}, **MODES[mode]), set()
+    for version in (6, 7):
+        commits, before = stopped(made, tmp_path / f"{version}-before", version)
+        model = commits.get_model(before.models[version][ALL])
+        commits, after = stopped(made, tmp_path / f"{version}-after", version + 1)
+        step = {k: t - model[k] for k, t in commits.get_model(after.models[version + 1][ALL]).items()}
+        # The step between two versions, whatever version an update began from; who counted twice counts with the last.
+        sent = {a.client: open_update(commits.blobs.get(a.update), RAW)[0] for a in after.counted}
+        away = {c: sum(float((u[k] - step[k]).square().sum()) for k in u) ** 0.5 for c, u in sent.items()}
+        was, mass = before.selector["scores"], sum(before.selector["scores"][c] for c in sent)
+        shares = {c: 0.1 * was[c] + 0.9 * mass * d / sum(away.values()) for c, d in away.items()}
+        assert after.selector["scores"] == pytest.approx(was | shares, rel=1e-5)
+        lags |= {version - a.base for a in after.counted}
+    assert mode == "synchronous" or max(lags) > 0, "some were late"
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_killed_anywhere_the_same_clients_are_asked(images: Path, tmp_path: Path, mode: str) -> None:
     made = small(images, selector=CHOICE, codec={"name": "fp16"}, **MODES[mode])
-    undisturbed = facts(run(made, tmp_path / "undisturbed"))
+    undisturbed, knew = facts(run(made, tmp_path / "undisturbed")), known(tmp_path / "undisturbed")
     for place, after in places(operations(made, tmp_path / "counted"), 8):
         root = tmp_path / f"killed-{place}"
         with contextlib.suppress(Killed):
             run(made, root, fuse=Fuse(place, after))
         assert facts(run(made, root)) == undisturbed, f"killed {'after' if after else 'before'} operation {place}"
+        assert known(root) == knew, "the same scores"
 
 
 def test_what_cannot_be_is_one_sentence(images: Path) -> None:

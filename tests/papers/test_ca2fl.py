@@ -9,16 +9,15 @@ import pytest
 import torch
 
 from infra.blobs import FileBlobs
-from orchestrator import run as runs
 from orchestrator.aggregators.ca2fl import Ca2fl, CalibratedFold
 from orchestrator.commits import Commits
 from orchestrator.plan import plan
 from schemas.base import Choice
 from schemas.errors import ConfigError
 from schemas.experiment import Experiment
-from schemas.log import Commit, Event
+from schemas.log import Commit
 from schemas.messages import ALL
-from tests.runs.here import Fuse, Killed, run, runtime
+from tests.runs.here import Fuse, Killed, run, stopped
 from tests.runs.test_crash import facts, operations, places
 from tests.runs.test_embedded import SLOW, SYNC, small
 from tests.toys import paint
@@ -125,21 +124,13 @@ def test_the_last_update_of_each_client_is_kept_by_reference(images: Path, tmp_p
     assert alive[commits[-1].version][0] == {c for commit in commits for c in (a.client for a in commit.counted)}
 
 
-def stopped(made: Experiment, root: Path, version: int) -> tuple[Commit, Tensors, Tensors, dict[str, Tensors]]:
-    """A run that dies at a commit: the commit, its model, the sum that is kept, and everybody's last counted update."""
-
-    def watch(event: Event) -> None:
-        if (event.event, event.version) == ("committed", version):
-            raise Killed
-
-    with pytest.raises(Killed):
-        runs.execute(plan(made), runtime(root), "r", watch)
-    store, codec = FileBlobs(root / "blobs"), load("workers.codecs", Choice(name="fp16"))
-    commits = Commits("r", store)
-    last = commits.last()
-    assert last is not None and last.server is not None
-    said = {client: open_update(store.get(a.update), codec)[0] for client, a in last.table.items()}
-    model = commits.get_model(last.models[last.version][ALL])
+def known(made: Experiment, root: Path, version: int) -> tuple[Commit, Tensors, Tensors, dict[str, Tensors]]:
+    """At a commit: the commit, its model, the sum that is kept, and everybody's last counted update."""
+    commits, last = stopped(made, root, version)
+    assert last.server is not None
+    codec = load("workers.codecs", Choice(name="fp16"))
+    said = {client: open_update(commits.blobs.get(a.update), codec)[0] for client, a in last.table.items()}
+    model = commits.get_model(last.models[version][ALL])
     return last, model, kept_by(commits.get_model(last.server), ALL), said
 
 
@@ -159,7 +150,7 @@ def test_what_a_run_keeps_is_the_sum_of_the_last_updates_and_its_next_step_is_th
     found = []
     for version in (3, 4):  # the same run, and one version more
         rounds = {**MODES[mode]["rounds"], "versions": 5}
-        found.append(stopped(planned(images, mode, rounds=rounds), tmp_path / str(version), version))
+        found.append(known(planned(images, mode, rounds=rounds), tmp_path / str(version), version))
         assert alike(found[-1][2], total(found[-1][3]), 1e-12)
     (_, model, kept, before), (last, moved, _, after) = found
     # v = 1/N sum h + 1/M sum (delta - h) with the four clients' h of before, 0 for one who had none.

@@ -1,5 +1,6 @@
 """Whole runs in one process and virtual time, and a way to kill them between any two operations."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from orchestrator.commits import Commits
 from orchestrator.plan import plan
 from orchestrator.run import Outcome
 from schemas.experiment import Experiment
-from schemas.log import Event
+from schemas.log import Commit, Event
 from tests.checked import whole
 from workers.execute import Worker
 
@@ -75,3 +76,18 @@ def run(experiment: Experiment, root: Path, *, name: str = "r", fuse: Fuse | Non
     outcome = runs.execute(plan(experiment), runtime(root, fuse), name, ignore)
     whole(Commits(name, FileBlobs(root / "blobs")))
     return outcome
+
+
+def stopped(experiment: Experiment, root: Path, version: int) -> tuple[Commits, Commit]:
+    """A run that dies when a version is committed and what it counted is still in the store, and that commit."""
+
+    def watch(event: Event) -> None:
+        if (event.event, event.version) == ("committed", version):
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        runs.execute(plan(experiment), runtime(root), "r", watch)
+    commits = Commits("r", FileBlobs(root / "blobs"))
+    last = commits.last()
+    assert last is not None and last.version == version
+    return commits, last
