@@ -216,6 +216,12 @@ def test_with_nothing_distilled_a_run_gives_the_plain_mean_bit_for_bit(images: P
     assert not events(ours.events, "refined")
 
 
+def test_with_nothing_distilled_it_trains_inside_the_image_tower_too(images: Path, tmp_path: Path) -> None:
+    params = {"adapter": "lora", "distilled": 0}
+    outcome = run(planned(images, params, public=None, rounds={**SYNC, "versions": 1}), tmp_path)
+    assert outcome.report.status == "finished" and outcome.report.accuracy.mean is not None
+
+
 def test_no_personal_adapter_is_in_what_travels_and_it_stays_while_its_owner_rests(
     images: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -75,7 +76,7 @@ class PerAda(LocalTraining):
         super().__init__(params)
         self.params: PerAda.Params = params
         if not params.distilled:
-            self.traits = Traits(sees_each=True)
+            self.traits = replace(self.traits, needs_public=False)
 
     def train(self, client: Client) -> Update:
         """First the personal adapter, then the one that travels; both from the same incoming model."""
