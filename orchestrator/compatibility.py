@@ -79,6 +79,10 @@ def _rounds(made: "Plan") -> Objections:
         f"selector {e.selector.name} asks a part of the clients per round; use rounds.refill: at_close",
     )
     yield (
+        bool(getattr(made.selector, "in_rounds", False)) and traits.groups,
+        f"selector {e.selector.name} asks a part of all clients, and each group of method {e.method.name} has rounds",
+    )
+    yield (
         hasattr(made.selector, "observe") and (not traits.sums or not traits.aggregates),
         f"selector {e.selector.name} compares updates with the step of the model, which those of this method are not",
     )

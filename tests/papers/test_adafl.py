@@ -184,5 +184,7 @@ def test_killed_anywhere_the_same_clients_are_asked(images: Path, tmp_path: Path
 def test_what_cannot_be_is_one_sentence(images: Path) -> None:
     with pytest.raises(ConfigError, match="asks a part of the clients per round"):
         plan(small(images, selector=CHOICE, rounds={**ROUNDS, "refill": "at_arrival"}))
+    with pytest.raises(ConfigError, match="asks a part of all clients, and each group of method licfl has rounds"):
+        plan(small(images, selector=CHOICE, method={"name": "licfl"}, rounds=ROUNDS))
     with pytest.raises(ConfigError, match="compares updates with the step of the model"):
         plan(small(images, selector=CHOICE, method={"name": "ridge"}, rounds=ROUNDS))
