@@ -17,15 +17,32 @@ MOST, QUORUM, VERSIONS, EVERY, SPAN = 10, 8, 45, 3, 3
 """Asked and counted in a version; versions; between two evaluations; evaluations that are averaged."""
 TARGET, MOMENT_S = 60.0, 30.0
 """Percent to reach; virtual seconds at which all are compared: no arm has ended by then."""
-METHODS: dict[str, dict[str, Any] | None] = {
-    "uniform": None,
-    "oort": {},
-    "no system utility": {"penalty": 0},
-    "no statistical utility": {"clip": 0},
-    "no exploration": {"explore": 0, "least": 0},
-    "no limit of askings": {"most": None},
+
+
+class Case(NamedTuple):
+    """params: of the selector, none for uniform; clip 0 cuts every utility to the lowest, so that all are alike.
+
+    weight: of an update in the mean.
+    """
+
+    params: dict[str, Any] | None
+    classes: int = CLASSES
+    weight: str = "images"
+
+
+CASES = {
+    "uniform": Case(None),
+    "oort": Case({}),
+    "no system utility": Case({"penalty": 0}),
+    "no statistical utility": Case({"clip": 0}),
+    "no exploration": Case({"explore": 0, "least": 0}),
+    "no limit of askings": Case({"most": None}),
+    "uniform, even": Case(None, weight="uniform"),
+    "oort, even": Case({}, weight="uniform"),
+    "no statistical utility, even": Case({"clip": 0}, weight="uniform"),
+    f"uniform, {MANY} classes": Case(None, MANY),
+    f"oort, {MANY} classes": Case({}, MANY),
 }
-"""Parameters of the selector. clip 0 cuts every utility to the lowest, so that all are alike."""
 
 
 class Point(NamedTuple):
@@ -36,30 +53,30 @@ class Point(NamedTuple):
     accuracy: float
 
 
-def experiment(params: dict[str, Any] | None, classes: int, seed: int) -> Experiment:
+def experiment(case: Case, seed: int) -> Experiment:
     """Some more are asked than count: the others' updates are thrown away. One epoch: losses are of the old model."""
     rounds = race.AT_CLOSE | {"in_flight": MOST, "quorum": QUORUM, "floor": QUORUM}
-    made = race.experiment(rounds, seed, every=EVERY, owners=OWNERS, classes=classes, per_class=IMAGES)
+    made = race.experiment(rounds, seed, every=EVERY, owners=OWNERS, classes=case.classes, per_class=IMAGES)
     assert made.data is not None
-    more = {"skew": 0.0, "spread": SPREAD}
+    more, sgd = {"skew": 0.0, "spread": SPREAD}, {"epochs": 1, "lr": 0.5e6, "weight": case.weight}
     changes = {
         "data": made.data.model_copy(update={"name": "benchmarks.uneven:Uneven", "params": made.data.params | more}),
-        "method": Choice(name="fedavg", params=made.method.params | {"epochs": 1, "lr": 0.5e6}),
+        "method": Choice(name="fedavg", params=made.method.params | sgd),
         "rounds": made.rounds.model_copy(update={"versions": VERSIONS}),
-        "selector": Choice(name="uniform") if params is None else Choice(name="oort", params=params),
+        "selector": Choice(name="uniform") if case.params is None else Choice(name="oort", params=case.params),
     }
     return made.model_copy(update=changes)
 
 
-def arm(params: dict[str, Any] | None, classes: int, seed: int, cache: Path) -> dict[str, float]:
+def arm(case: Case, seed: int, cache: Path) -> dict[str, float]:
     """Virtual seconds and uploads to the target, accuracies at an equal time and after equal uploads, who counted.
 
     With many classes nothing is near the target.
     """
-    _, outcome = process.run(experiment(params, classes, seed), cache)
+    _, outcome = process.run(experiment(case, seed), cache)
     points = course(outcome)
     reached = next((p for p in points if p.accuracy >= TARGET), points[-1])
-    to_target = {TO_TARGET: reached.seconds, UPLOADS: float(MOST * reached.version)} if classes == CLASSES else {}
+    to_target = {TO_TARGET: reached.seconds, UPLOADS: float(MOST * reached.version)} if case.classes == CLASSES else {}
     counted = [share.accepted for share in outcome.report.ledger.values() if share.accepted]
     return to_target | {
         AT_MOMENT: max((p for p in points if p.seconds <= MOMENT_S), key=lambda p: p.version).accuracy,
@@ -86,10 +103,11 @@ def course(outcome: Outcome) -> list[Point]:
 
 TO_TARGET, UPLOADS, AT_MOMENT = f"s to {TARGET:g} %", f"uploads to {TARGET:g} %", f"accuracy at {MOMENT_S:g} s"
 NUMBERS = (TO_TARGET, UPLOADS, AT_MOMENT, "accuracy")
-ARMS: dict[str, Arm] = {name: partial(arm, params, CLASSES) for name, params in METHODS.items()}
-ARMS |= {f"{name}, {MANY} classes": partial(arm, METHODS[name], MANY) for name in ("uniform", "oort")}
+ARMS: dict[str, Arm] = {name: partial(arm, case) for name, case in CASES.items()}
+ABLATIONS = ("uniform", "no system utility", "no statistical utility", "no exploration", "no limit of askings")
 PAIRS = (
-    *(("oort", other, number) for other in METHODS if other != "oort" for number in NUMBERS),
+    *(("oort", other, number) for other in ABLATIONS for number in NUMBERS),
+    *(("oort, even", f"{other}, even", n) for other in ("uniform", "no statistical utility") for n in NUMBERS),
     *((f"oort, {MANY} classes", f"uniform, {MANY} classes", number) for number in (AT_MOMENT, "accuracy")),
 )
 
@@ -101,10 +119,12 @@ def read(found: Studied) -> str:
         middle, half = found.difference(first, other, number)
         if abs(middle) > half:
             told[number].append(f"{'above' if middle > 0 else 'below'} {other}")
-    times = mean(found.values("uniform", TO_TARGET)) / mean(found.values("oort", TO_TARGET))
+    times = [mean(found.values(f"uniform{how}", TO_TARGET)) / mean(found.values(f"oort{how}", TO_TARGET))
+             for how in ("", ", even")]  # fmt: skip
     said = "; ".join(f"*{number}*: {', '.join(others) or 'nothing'}" for number, others in told.items())
     return (
-        f"oort is {times:.2f} times as fast to the target as uniform (by the means). It is told apart at 95 %: {said}."
+        f"oort is {times[0]:.2f} times as fast to the target as uniform, and {times[1]:.2f} times where all weigh "
+        f"alike (by the means). It is told apart at 95 %: {said}."
     )
 
 
@@ -117,6 +137,7 @@ STUDY = Study(
     "equally many are asked in every arm. *s* is the virtual clock's: of the whole run, and until the mean accuracy of "
     f"{SPAN} evaluations (one in {EVERY} versions) is {TARGET:g} %, or the end. *accuracy*: at the end, after equal "
     f"uploads. *no statistical utility*: all losses and images alike. *no limit of askings*: nobody is made to wait. "
+    "*even*: all updates weigh alike in the mean; elsewhere by their images, which oort goes by too. "
     f"*{MANY} classes*: in the place of {CLASSES}, so that each is at few owners.",
     arms=ARMS,
     pairs=PAIRS,

@@ -42,9 +42,20 @@ class Oort:
     Who was asked and never counted has the mean utility, and is as slow as it was waited for. Slow owners, and such
     whose first answer was lost, are asked less often, some hardly ever: the ledger says who. A client that lies about
     its loss or images is asked more often: its utility is cut to the next highest at least, and after `most` askings
-    others come first. For rounds that wait for the slow while others hold the like (docs/studies.md); nothing is sent
-    for it, and a commit keeps four numbers per client.
+    others come first.
     """
+
+    when = (
+        "Rounds wait for slow owners, or throw their work away, and others hold the like of what they hold: in our "
+        "study what it gained was speed, docs/studies.md. Not where some class is with slow owners alone. Let "
+        "updates weigh alike (`weight: uniform`), for it asks owners of many images more often already. Try "
+        "`quorate run experiments/oort.yaml`."
+    )
+    costs = (
+        "Four numbers per client in every commit. The slow and those with little loss are asked less often, some "
+        "hardly ever, and the model is less theirs."
+    )
+    sends = "Nothing more: the loss is among the metrics that clients send anyway, and the orchestrator reads it."
 
     class Params(Frozen):
         """explore, decay, least: the share never asked before, explore * decay^version, and no less than least.
