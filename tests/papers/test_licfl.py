@@ -194,6 +194,9 @@ def test_by_loss_a_rule_is_judged_by_the_median_of_members_who_were_heard_before
     # Of these only d was heard the last time: 1/1e-3 from 1e-9 is log 1e6, and it is of Adagrad's model.
     state = heard(sent, {d: 1e-3}, method, state, "cohort-0")
     assert state.server["cohort-0/scores"].tolist() == pytest.approx([math.log(2), math.log(1e6), *[-math.inf] * 2])
+    # Nobody who is heard now was heard the last time: nothing is learnt of Yogi's model.
+    state = heard(sent, {a: 5.0}, method, state, "cohort-0")
+    assert state.server["cohort-0/scores"].tolist() == pytest.approx([math.log(2), math.log(1e6), *[-math.inf] * 2])
 
 
 @pytest.mark.parametrize("loss", [-1.0, 0.0, 1e-300, 1e300])
