@@ -19,14 +19,14 @@ class GeometricMedian:
     """
 
     when = (
-        "Some owners may lie or be broken, fewer than half by weight, and weights shall count, which `median` and "
-        "`krum` ignore. Its four steps do not get away from an update of enormous length, which broke it in our "
-        "table (docs/benchmarks.md): set `rounds.max_norm` beside it. Try `quorate run experiments/robust.yaml --set "
-        "'aggregator={name: geometric_median}'`."
+        "Some owners may send anything, fewer than half by weight, and you trust what owners say of how many images "
+        "they have: weights count here, unlike in the other robust rules. Few steps do not get away from an enormous "
+        "update, so leave `steps` high or set `rounds.max_norm`. What it held against: docs/benchmarks.md. Try "
+        "`quorate run experiments/robust.yaml --set 'aggregator={name: geometric_median}'`."
     )
     costs = (
-        "All decoded updates of a version lie in memory at once; `steps` passes over them. The floor must be 3 at "
-        "least."
+        "All decoded updates of a version lie in memory at once; up to `steps` passes over them. The floor must be 3 "
+        "at least."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
 

@@ -18,9 +18,9 @@ class Krum:
 
     when = (
         "Some owners may send anything, and you want whole updates in the place of mixtures of numbers; honest ones "
-        "must be alike, for whoever differs is taken for hostile. It held against all four attacks that were tried "
-        "(docs/benchmarks.md). Try `quorate run experiments/robust.yaml --set 'aggregator={name: krum, params: "
-        "{hostile: 2}}' --set rounds.floor=7`."
+        "must be alike, for whoever differs is taken for hostile. What it held against: docs/benchmarks.md. Try "
+        "`quorate run experiments/robust.yaml --set 'aggregator={name: krum, params: {hostile: 2}}' --set "
+        "rounds.floor=7`."
     )
     costs = (
         "All decoded updates of a version lie in memory at once, and every pair of them is compared. With `multi: 1` "

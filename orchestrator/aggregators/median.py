@@ -18,8 +18,8 @@ class Median:
 
     when = (
         "Some owners may be broken or hostile, fewer than half of each version, and the honest ones are alike: where "
-        "they differ, the rarer ones lose their say. It held against all four attacks that were tried "
-        "(docs/benchmarks.md). Try `quorate run experiments/robust.yaml`, which asks for it."
+        "they differ, the rarer ones lose their say. What it held against: docs/benchmarks.md. Try `quorate run "
+        "experiments/robust.yaml`, which asks for it."
     )
     costs = (
         "All decoded updates of a version lie in memory at once, and each number is sorted. The floor must be above "

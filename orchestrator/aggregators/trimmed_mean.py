@@ -16,8 +16,8 @@ class TrimmedMean:
     """
 
     when = (
-        "As `median`, if you can say how many may be hostile: it keeps more of the honest ones, and held against the "
-        "same attacks (docs/benchmarks.md). Try `quorate run experiments/robust.yaml --set 'aggregator={name: "
+        "As `median`, if you can say how many may be hostile: it keeps more of the honest ones. What it held "
+        "against: docs/benchmarks.md. Try `quorate run experiments/robust.yaml --set 'aggregator={name: "
         "trimmed_mean, params: {hostile: 2}}'`."
     )
     costs = (
