@@ -22,31 +22,24 @@ from workers.models import _portable
 from workers.tensors import size
 
 LOAD = '''"""Says which classes CLIP with this adapter sees in image files: python load.py IMAGE..."""
-
-import json
-import sys
-from pathlib import Path
-
-import open_clip
-import torch
+import json, pathlib, sys, open_clip, torch
 from PIL import Image
 
-here = Path(__file__).parent
+here = pathlib.Path(__file__).parent
 classes = json.loads((here / "config.json").read_text())["classes"]
 clip, preprocess = open_clip.create_model_from_pretrained({backbone})
-adapter = torch.export.load(here / "adapter.pt2").module()  # {takes} -> probabilities (B, K)
+adapter = torch.export.load(here / "adapter.pt2").module()  # {takes} -> probabilities
 
 for name in sys.argv[1:]:
-    with torch.no_grad():
-        probabilities = adapter({given})[0]
-    likeliest = zip(*probabilities.topk(min(3, len(classes))), strict=True)
-    print(name, *(f"{{classes[i]}} {{100 * p:.1f}} %" for p, i in likeliest), sep="  ")
+    probabilities = adapter({given})[0]
+    likeliest = sorted(zip(probabilities.tolist(), classes, strict=True), reverse=True)[:3]
+    print(name, *(f"{{label}} {{100 * p:.1f}} %" for p, label in likeliest), sep="  ")
 '''
 """Plain open_clip and torch, for any method."""
 
 GIVEN = {
-    True: ("raw features (B, D)", "clip.eval().encode_image(preprocess(Image.open(name))[None])"),
-    False: ("preprocessed images, the image tower is in it", "preprocess(Image.open(name))[None]"),
+    True: ("raw features", "clip.eval().encode_image(preprocess(Image.open(name))[None])"),
+    False: ("images", "preprocess(Image.open(name))[None]"),
 }
 """What the program takes, and how it is made of an image: whether the method learns from features."""
 
