@@ -170,6 +170,19 @@ def read_journal(folder: Path) -> list[Event]:
         raise ConfigError(f"{path} is no journal: {e.strerror}") from None
 
 
+def read_beginning(folder: Path) -> list[Event]:
+    """The events of a run's folder up to the owners' description. Raises ConfigError."""
+    path, found = folder / "journal.jsonl", list[Event]()
+    try:
+        for line in journal.lines(path) if path.exists() else ():
+            found.append(_event(line, path))
+            if found[-1].event == "described":
+                break
+    except OSError as e:
+        raise ConfigError(f"{path} is no journal: {e.strerror}") from None
+    return found
+
+
 def _ends(path: Path) -> list[Event]:
     """The first event of a journal and its last one."""
     if not path.exists():

@@ -23,7 +23,7 @@ from schemas.errors import BlobCorrupt, BlobError, BlobMissing, CodecError, Conf
 from schemas.log import Commit, Event, Final
 from schemas.messages import BlobRef
 from schemas.report import Report
-from workers.classifier import LARGEST as LARGEST_ADAPTER
+from workers.adapter import LARGEST as LARGEST_ADAPTER
 from workers.private import OWN
 from workers.tensors import fingerprint, unpack
 

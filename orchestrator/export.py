@@ -17,7 +17,8 @@ from orchestrator.personal import is_personal, own
 from schemas.adapter import AdapterFacts
 from schemas.base import Choice
 from schemas.errors import ConfigError
-from workers.classifier import Adapter, Classifier, attached, classifier, of_group, read_adapter, with_weights
+from workers.adapter import Adapter, of_group, with_weights
+from workers.classifier import Classifier, attached, classifier
 from workers.models import _portable
 from workers.tensors import size
 
@@ -52,7 +53,7 @@ def export(
     folder = results.folder_of(run)
     if to.exists():
         raise ConfigError(f"{to} is there already", hint="name a new folder")
-    adapter = of_group(read_adapter(results.adapter_of(folder)), group)
+    adapter = of_group(results.read_result(folder), group)
     report, events = read_report(folder / "report.json"), read_journal(folder)
     environment, tag = settings.read(), _portable.tag(adapter.facts.backbone)
     made = classifier(with_weights(adapter, weights), environment.cache, plugins)

@@ -8,7 +8,7 @@ from orchestrator.commits import Commits
 from schemas.adapter import PRIVATE
 from schemas.errors import BlobError, CodecError, StoreError
 from schemas.log import Event
-from workers.classifier import Adapter
+from workers.adapter import Adapter
 from workers.method import Method
 from workers.pipeline import of_method
 from workers.plugins import plugin_class

@@ -14,7 +14,8 @@ from infra import logs, settings
 from orchestrator import results
 from orchestrator.view import percent, plain
 from schemas.errors import DataError
-from workers.classifier import Classifier, Unreadable, classifier, of_group, read_adapter, with_weights
+from workers.adapter import of_group, with_weights
+from workers.classifier import Classifier, Unreadable, classifier
 from workers.data.images import SUFFIXES
 
 WIDEST = 48
@@ -39,7 +40,7 @@ def show(
     paths = [path for image in images for path in found(image)]
     if not paths:
         raise DataError(f"there is no image in {images[0]}", hint="png, jpg, jpeg, webp, bmp")
-    read = with_weights(of_group(read_adapter(results.adapter_of(adapter)), group), weights)
+    read = with_weights(of_group(results.read_result(adapter), group), weights)
     made = classifier(read, settings.read().cache, plugins)
     unreadable = _as_json(made, paths, top) if as_json else _as_text(made, paths, top)
     return 1 if unreadable else 0

@@ -6,10 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from infra import files
+from orchestrator.archive import read_beginning, read_report
 from orchestrator.commits import LARGEST
 from orchestrator.report import flat
 from orchestrator.run import Outcome
@@ -17,6 +19,7 @@ from schemas.adapter import AdapterFacts
 from schemas.base import canonical
 from schemas.errors import ConfigError
 from schemas.experiment import Experiment
+from workers.adapter import Adapter, read_adapter
 from workers.tensors import Tensors, fingerprint, pack
 
 FOLDER = Path("runs")
@@ -89,6 +92,38 @@ def written(facts: AdapterFacts, tensors: Tensors) -> bytes:
     """An adapter file: the tensors, and what they belong to as metadata."""
     told = {name: json.dumps(value, ensure_ascii=False) for name, value in facts.model_dump(mode="json").items()}
     return pack(tensors, told)
+
+
+def read_result(path: Path) -> Adapter:
+    """The adapter that is meant, held to what else its run has left beside it. Raises ConfigError."""
+    file = adapter_of(path)
+    found = read_adapter(file)
+    facts = found.facts.model_dump(mode="json")
+    for name, value in _known(file.parent).items():
+        if facts[name] != value:
+            raise ConfigError(f"{file} is not the adapter of the run beside it: its {name} is another")
+    return found
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """What the report and the journal in a folder say of the adapter, as far as they are there."""
+    if not (folder / "report.json").is_file():
+        return {}
+    report, found = read_report(folder / "report.json"), dict[str, Any]()
+    for event in read_beginning(folder):
+        if event.event == "started":
+            asked = event.facts["experiment"]
+            found |= {
+                "method": asked["method"],
+                "prompts": asked["model"]["prompts"],
+                "backbone": asked["model"]["backbone"],
+            }
+        elif event.event == "described":
+            found |= {"classes": event.facts["classes"]}
+    return found | {
+        "sha256": report.adapter_sha256, "run": report.run, "version": report.version, "seed": report.seed,
+        "backbone_fingerprint": report.backbone_fingerprint,
+    }  # fmt: skip
 
 
 def adapter_of(path: Path) -> Path:

@@ -4,8 +4,7 @@ Knows adapter files, plugins and frozen features. Must not know runs, reports or
 """
 
 import io
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,58 +18,21 @@ from schemas import experiment
 from schemas.adapter import PRIVATE, AdapterFacts
 from schemas.base import Choice
 from schemas.complaints import complaint, cut
-from schemas.errors import CodecError, ConfigError, DataError, PluginError
+from schemas.errors import ConfigError, DataError, PluginError
 from schemas.experiment import Experiment, Model
-from schemas.messages import ALL, VISITORS
+from schemas.messages import ALL
+from workers.adapter import Adapter
 from workers.data.features import Features
 from workers.data.pictures import Pictures, passes
 from workers.method import Method
 from workers.plugins import load
-from workers.setting import agree
-from workers.tensors import Tensors, fingerprint, is_finite, metadata, unpack
+from workers.setting import Setting, agree
+from workers.tensors import Tensors
 from workers.training import one_thread
-
-LARGEST = 4 * 2**30
-"""Bytes of an adapter file: as much as the tensors of a run may have."""
 
 TOGETHER = 64
 """Images that are decoded and classified at a time, so that memory depends neither on how many there are nor on how
 large a folder is: of 336 pixels a side, 87 MB."""
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """The tensors of an adapter file, float32, and what they belong to."""
-
-    facts: AdapterFacts
-    tensors: Tensors
-
-
-def read_adapter(path: Path) -> Adapter:
-    """The adapter of a file, whole and as it was written. Raises ConfigError for anything else."""
-    try:
-        size = path.stat().st_size
-        if not path.is_file() or size > LARGEST:
-            raise ConfigError(f"{path} is no adapter: not a file of at most {LARGEST} bytes")
-        data = path.read_bytes()
-        tensors = unpack(data)
-        facts = _facts(metadata(data), path)
-    except OSError as e:
-        raise ConfigError(f"cannot read {path}: {e.strerror}", hint="name an adapter.safetensors or its run") from None
-    except CodecError as e:
-        raise ConfigError(f"{path} is no adapter: {e.message}") from None
-    if fingerprint(tensors) != facts.sha256 or not all(map(is_finite, tensors.values())):
-        raise ConfigError(f"{path} is damaged: its tensors are not those that its sha256 was taken of")
-    return Adapter(facts, tensors)
-
-
-def _facts(found: Mapping[str, str], path: Path) -> AdapterFacts:
-    try:
-        return AdapterFacts.model_validate({name: json.loads(text) for name, text in found.items()})
-    except (ValueError, RecursionError) as e:
-        why = complaint(e, AdapterFacts) if isinstance(e, ValidationError) else "its metadata are not JSON"
-        hint = "quorate run writes runs/NAME/adapter.safetensors"
-        raise ConfigError(f"{path} is no adapter of Quorate: {why}", hint=hint) from None
 
 
 class Probabilities(nn.Module):
@@ -182,6 +144,8 @@ def attached(adapter: Adapter, features: Features, allowed: Collection[str] | No
     method: Method = _loaded("workers.methods", facts.method, allowed)
     shared = {name: t for name, t in adapter.tensors.items() if not name.startswith(PRIVATE)}
     private = {name.removeprefix(PRIVATE): t for name, t in adapter.tensors.items() if name not in shared}
+    if odd := _oddity(facts, method, setting, shared, private):
+        raise ConfigError(f"the adapter cannot be one of method {facts.method.name}: {odd}")
     try:
         module = method.personal(setting, facts.group or ALL, shared, private)
         settled: nn.Module = module.settled() if isinstance(module, Settles) else module
@@ -192,40 +156,32 @@ def attached(adapter: Adapter, features: Features, allowed: Collection[str] | No
     return Classifier(facts, features, probabilities)
 
 
+def _oddity(facts: AdapterFacts, method: Method, setting: Setting, shared: Tensors, private: Tensors) -> str:
+    """What of an adapter its method would pass over in silence, though no run could have made it so; empty if nothing.
+
+    The rest shows when the tensors are put into the model.
+    """
+    personal = type(method).personal is not Method.personal
+    if private and not personal:
+        return "its clients have no models of their own"
+    if bool(private) != (facts.client is not None):
+        return "of a client's own model there are the name or the tensors alone"
+    if facts.group is not None and not method.traits.groups:
+        return f"it keeps one model, and none for a group {facts.group}"
+    if personal and _form(shared) != _form(next(iter(method.init(setting).tensors.values()))):
+        return "its tensors are not those of version 0, in names and shapes"
+    return ""
+
+
+def _form(tensors: Tensors) -> dict[str, torch.Size]:
+    return {name: t.shape for name, t in tensors.items()}
+
+
 def _loaded(package: str, choice: Choice, allowed: Collection[str] | None) -> Any:
     if ":" in choice.name and allowed is not None and choice.name not in allowed:
         hint = f"if you trust it: --plugin {cut(choice.name)}"
         raise PluginError(f"the adapter needs {cut(choice.name)}, which is not Quorate's own", hint=hint)
     return load(package, choice, allowed=allowed)
-
-
-def of_group(adapter: Adapter, group: str | None) -> Adapter:
-    """The adapter of one group of a run that keeps several; None: of the only one, or that for visitors.
-
-    Raises ConfigError if there is no such group, or the choice is not ours.
-    """
-    there = sorted({name.partition("/")[0] for name in adapter.tensors if "/" in name})
-    wanted = group or (VISITORS if VISITORS in there else None)
-    if not there and group is None:
-        return adapter
-    if wanted not in there:
-        hint = f"--group takes one of {', '.join(there)}" if there else "leave out --group"
-        raise ConfigError(
-            f"group {group} is not in this adapter" if group else "this adapter has several models", hint=hint
-        )
-    tensors = {k.partition("/")[2]: t for k, t in adapter.tensors.items() if k.partition("/")[0] == wanted}
-    return Adapter(adapter.facts.model_copy(update={"group": wanted, "sha256": fingerprint(tensors)}), tensors)
-
-
-def with_weights(adapter: Adapter, weights: Path | None) -> Adapter:
-    """The adapter of a run whose backbone's weights lie in another file here; None: where the run had them."""
-    if weights is None:
-        return adapter
-    name, params = adapter.facts.backbone.name, dict(adapter.facts.backbone.params)
-    if str(params.get("model", "")).startswith("local-dir:"):
-        del params["model"]
-    backbone = Choice(name=name, params={**params, "weights": str(weights.absolute())})
-    return Adapter(adapter.facts.model_copy(update={"backbone": backbone}), adapter.tensors)
 
 
 def _agreed(facts: AdapterFacts) -> experiment.Setting:

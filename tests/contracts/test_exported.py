@@ -11,7 +11,8 @@ from schemas.base import Choice
 from schemas.experiment import Model, Setting
 from schemas.messages import ALL
 from tests.toys import experiment
-from workers.classifier import Adapter, attached
+from workers.adapter import Adapter
+from workers.classifier import attached
 from workers.data.features import Features
 from workers.plugins import load, names
 from workers.setting import agree

@@ -1,6 +1,7 @@
 """An adapter on its backbone: it answers as its run did, and a file that is none is one clear line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from schemas.experiment import Data
 from tests.runs import here
 from tests.toys import experiment, paint
 from workers import classifier as module
-from workers.classifier import Probabilities, Unreadable, classifier, of_group, read_adapter
+from workers.adapter import LARGEST, of_group, read_adapter
+from workers.classifier import Probabilities, Unreadable, classifier
 from workers.data.owners import read_owners
-from workers.tensors import Tensors, metadata, pack, unpack
+from workers.tensors import Tensors, fingerprint, metadata, pack, unpack
 
 TOY = ("tests.toys:ToyBackbone",)
 ROUNDS = {"versions": 2, "in_flight": 2, "quorum": 2, "floor": 1}
@@ -147,10 +149,44 @@ def no_json(tensors: Tensors, told: dict[str, str]) -> None:
     told["version"] = "{" * 100_000
 
 
+def hashed(edit: Edit) -> Edit:
+    """An edit by somebody who knows of the hash."""
+
+    def whole(tensors: Tensors, told: dict[str, str]) -> None:
+        edit(tensors, told)
+        told["sha256"] = json.dumps(fingerprint(tensors))
+
+    return whole
+
+
+def doubled(tensors: Tensors, told: dict[str, str]) -> None:
+    tensors["gate.bias"] = tensors["gate.bias"].double()
+
+
+def owned(tensors: Tensors, told: dict[str, str]) -> None:
+    tensors["private.gate.bias"] = tensors["gate.bias"].clone()
+
+
+def local(*named: str) -> Edit:
+    """As if each client had kept a model to itself. named: what of one is in the file."""
+
+    def edit(tensors: Tensors, told: dict[str, str]) -> None:
+        told["method"] = json.dumps({"name": "local_only", "params": {"adapter": "gate"}})
+        own = {f"private.{name}": t.clone() for name, t in tensors.items()} if "tensors" in named else {}
+        if "client" in named:
+            told["client"] = '"flat-0"'
+        if "model" not in named:
+            tensors.clear()
+        tensors |= own
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
         (poison, ["is damaged", "sha256"]),
+        (hashed(doubled), ["gate.bias is torch.float64", "float32"]),
         (only_tensors, ["no adapter of Quorate", "method"]),
         (no_json, ["no adapter of Quorate", "not JSON"]),
         (put("classes", []), ["classes"]),
@@ -181,7 +217,7 @@ def test_a_truncated_file_is_one_clear_line(adapter: Path, tmp_path: Path, cut: 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.safetensors"
     with path.open("wb") as f:
-        f.truncate(module.LARGEST + 1)  # takes no room on the disk
+        f.truncate(LARGEST + 1)  # takes no room on the disk
     with pytest.raises(ConfigError, match="not a file of at most"):
         read_adapter(path)
 
@@ -203,6 +239,12 @@ def test_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
         (put("method", {"name": "fedclip", "params": {"lr": "fast"}}), ["lr"]),
         (put("prompts", ["no place"]), ["no run could have"]),
         (put("classes", ["Cat", "cat"]), ["no run could have"]),
+        (put("group", "cohort-0"), ["it keeps one model, and none for a group cohort-0"]),
+        (put("client", "flat-0"), ["the name or the tensors alone"]),
+        (hashed(owned), ["its clients have no models of their own"]),
+        (hashed(local("client")), ["the name or the tensors alone"]),
+        (hashed(local("tensors")), ["the name or the tensors alone"]),
+        (hashed(local("client", "tensors", "model")), ["not those of version 0"]),
     ],
 )
 def test_what_does_not_go_together_is_one_clear_line(
@@ -214,6 +256,43 @@ def test_what_does_not_go_together_is_one_clear_line(
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_clients_own_model_is_taken_whole(adapter: Path, tmp_path: Path) -> None:
+    path = edited(adapter, tmp_path / "own.safetensors", hashed(local("client", "tensors")))
+    assert classifier(read_adapter(path), tmp_path, TOY).facts.client == "flat-0"
+
+
+def other_tensors(tensors: Tensors, told: dict[str, str]) -> None:
+    tensors["gate.bias"] += 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "fact"),
+    [
+        (put("classes", ["amber", "green", "blue"]), "classes"),
+        (put("prompts", ["{}"]), "prompts"),
+        (put("method", {"name": "fedavg", "params": {"adapter": "gate"}}), "method"),
+        (put("backbone", {"name": "tests.toys:ToyBackbone", "params": {"seed": 0}}), "backbone"),
+        (put("backbone_fingerprint", "0" * 64), "backbone_fingerprint"),
+        (put("version", 1), "version"),
+        (put("run", "another"), "run"),
+        (put("seed", 7), "seed"),
+        (other_tensors, "sha256"),
+    ],
+)
+def test_an_adapter_that_was_changed_is_not_taken_for_that_of_the_run_beside_it(
+    adapter: Path, tmp_path: Path, edit: Edit, fact: str
+) -> None:
+    run = shutil.copytree(adapter.parent, tmp_path / "run")
+    assert results.read_result(run).facts == read_adapter(adapter).facts
+    edited(adapter, run / "adapter.safetensors", hashed(edit))
+    for named in (run, run / "adapter.safetensors"):
+        with pytest.raises(ConfigError, match=f"not the adapter of the run beside it: its {fact} is another"):
+            results.read_result(named)
+    (run / "journal.jsonl").write_text("{")
+    with pytest.raises(ConfigError, match="journal"):
+        results.read_result(run)
 
 
 def test_a_file_alone_cannot_make_code_from_elsewhere_run(adapter: Path, tmp_path: Path) -> None:

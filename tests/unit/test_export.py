@@ -20,8 +20,8 @@ from schemas.log import Event
 from schemas.report import Accuracies, Report
 from tests.runs import here
 from tests.toys import experiment, paint
+from workers.adapter import read_adapter
 from workers.adapters.lora import Lora
-from workers.classifier import read_adapter
 from workers.data.owners import read_owners
 from workers.models import _portable
 
