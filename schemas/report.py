@@ -44,7 +44,7 @@ class Report(Frozen):
     mean_staleness: float = Field(ge=0, description="versions that a counted update lagged, mean over updates")
     ledger: dict[Name, Share] = Field(description="numbers of updates per client; weight without unit")
     closed_without: dict[int, tuple[Name, ...]] = Field(description="per version, clients asked and not waited for")
-    encodes: NonNegativeInt = Field(description="images passed through the backbone (0 if all were cached)")
+    encodes: NonNegativeInt = Field(description="images passed through the backbone; 0 if all features were cached")
     adapter_sha256: Sha256 | None = Field(
         description="over sorted (name, dtype, shape, raw bytes) of the final tensors; null before version 0"
     )

@@ -15,6 +15,7 @@ import structlog
 from schemas.errors import BlobCorrupt, BlobMissing, CodecError, ConfigError, DataError
 from schemas.messages import ClientResult, ClientSlot, Task
 from workers.data.owners import Owner
+from workers.data.pictures import passed
 from workers.failure import code_of, told, without_urls
 from workers.method import Client, Examples, Method, Update
 from workers.pipeline import Codec, Label, Transform, of_method, read_label, seal, write_update
@@ -125,7 +126,8 @@ class Job:
         codec, transforms = self._way_out()
         sealed = seal(ready.client, update, private=ready.private, codec=codec, transforms=transforms)
         kept = self.private.write(self.task.run, ready.slot, sealed.private)
-        label = Label(ready.slot.client, update.weight, _finite(update.metrics) | ready.lost, kept, ready.encodes)
+        encodes = ready.encodes + passed(ready.client.train.x)
+        label = Label(ready.slot.client, update.weight, _finite(update.metrics) | ready.lost, kept, encodes)
         return self._send(ready.slot, write_update(sealed.packed, label))
 
     def _send(self, slot: ClientSlot, data: bytes) -> ClientResult:
@@ -149,6 +151,7 @@ class Job:
         private, lost = self._private_of(slot)
         personal = self.method.personal(self.setting, self.task.group, self.incoming, of_method(private))
         metrics = {"accuracy": accuracy(personal, test), "examples": float(len(test))}
+        encodes += passed(test.x)
         if self.task.base == 0:
             features, more = self.place.examples(self.setting, owner)
             encodes += more

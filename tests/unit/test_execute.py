@@ -164,6 +164,18 @@ def test_each_image_is_encoded_once_per_cache(tmp_path: Path) -> None:
     assert bench.do(bench.office.task("train", "c", ["flat-0"], model=model, base=2)).encodes == 0
 
 
+@pytest.mark.parametrize("adapter", ["lora", "tower"])
+def test_inside_the_image_tower_an_image_counts_as_often_as_it_passes(tmp_path: Path, adapter: str) -> None:
+    # Of a client's 30 images 18 train, 6 validate, 6 test. Two epochs and one look: 2 x 18 + 6. Judged at version 0, it
+    # is the 6 that pass, beside all 30 for the features of zero-shot; later the 6 alone.
+    params = {"adapter": adapter, "epochs": 2, "batch": 5}
+    bench = Bench(tmp_path, method={"name": "fedavg", "params": params})
+    model = bench.model()
+    assert bench.do(bench.office.task("train", "a", ["flat-0", "noisy-0"], model=model)).encodes == 2 * (2 * 18 + 6)
+    assert bench.do(bench.office.task("evaluate", "b", ["flat-0"], model=model)).encodes == 6 + 30
+    assert bench.do(bench.office.task("evaluate", "c", ["flat-0"], model=model, base=1)).encodes == 6
+
+
 def test_an_update_does_not_depend_on_worker_order_and_hardly_on_company(tmp_path: Path) -> None:
     alone, together = Bench(tmp_path, "alone"), Bench(tmp_path, "together")
     model = alone.model()
