@@ -26,6 +26,10 @@ from workers.plugins import names
 Cell = tuple[str, str, str, str, str]
 """Method, codec, selector, aggregator, mode."""
 
+WHOLE = bool(os.environ.get("QUORATE_MATRIX"))
+INSIDE = ("lora", "tower")
+"""Adapters of fedavg that stand for methods here: clients train on images, inside the image tower."""
+
 TWO = {**SYNC, "versions": 2, "floor": 4}
 LATE = {"max_staleness": 3, "staleness": "constant"}
 MODES: dict[str, dict[str, Any]] = {
@@ -45,14 +49,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells() -> list[Cell]:
-    families = [names(FAMILIES[family]) for family in ("method", "codec", "selector", "aggregator")]
-    return list(product(*families, MODES))
+    methods, *families = [names(FAMILIES[family]) for family in ("method", "codec", "selector", "aggregator")]
+    return list(product((*methods, *INSIDE) if WHOLE else methods, *families, MODES))
 
 
 def experiment(images: Path, cell: Cell) -> Experiment:
     method, codec, selector, aggregator, mode = cell
     chosen = {"method": method, "codec": codec, "selector": selector, "aggregator": aggregator}
     parts = {family: {"name": name, "params": PARAMS.get(name, {})} for family, name in chosen.items()}
+    if method in INSIDE:
+        parts["method"] = {"name": "fedavg", "params": {"adapter": method}}
     rounds = dict(MODES[mode]["rounds"])
     if mode == "k of n" and aggregator in ("krum", "geometric_median"):
         rounds["floor"] = 3
@@ -99,8 +105,16 @@ def test_every_cell_is_allowed_or_refused_in_one_sentence_and_most_are_allowed(i
 
 def test_every_pair_that_is_allowed_runs(images: Path, tmp_path: Path) -> None:
     allowed = [cell for cell in cells() if not refusal(images, cell)]
-    chosen = allowed if os.environ.get("QUORATE_MATRIX") else list(selection(allowed))
+    chosen = allowed if WHOLE else list(selection(allowed))
     for n, cell in enumerate(chosen):
         report = run(experiment(images, cell), tmp_path / str(n)).report
         assert (report.status, report.version) == ("finished", 0 if cell[0] == "zero_shot" else 2), cell
     print(f"{len(chosen)} of {len(allowed)} allowed cells ran, of {len(cells())}")
+
+
+@pytest.mark.parametrize(
+    "cell", [("lora", "int8", "adafl", "mean", "k of n"), ("tower", "cvlc", "uniform", "median", "buffered")], ids=str
+)
+def test_two_cells_inside_the_image_tower_run(images: Path, tmp_path: Path, cell: Cell) -> None:
+    report = run(experiment(images, cell), tmp_path).report
+    assert (report.status, report.version) == ("finished", 2)
