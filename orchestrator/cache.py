@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from infra import settings
@@ -119,7 +118,7 @@ def _print(cache: Cache, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(cache.model_dump(mode="json"), indent=2) + "\n")
         return
-    console = Console()
+    console = view.stdout()
     if cache.features or cache.drawn:
         console.print(_table(cache))
     console.print(f"{cache.folder}: {view.size(cache.size_bytes)}", highlight=False, soft_wrap=True)

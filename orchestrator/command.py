@@ -53,7 +53,7 @@ def run(
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
-        tables.show(report, Console())
+        tables.show(report, view.stdout())
         click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0 if report.status == "finished" else 1
 
@@ -142,6 +142,7 @@ def _drawn(name: str, environment: Settings, commits: Commits) -> Iterator[list[
 
 def check(path: Path, overrides: tuple[str, ...]) -> None:
     """Print the resolved experiment and what its data hold. Raises ConfigError, PluginError, DataError."""
+    logs.setup("error")
     experiment, environment = read_experiment(path, overrides), settings.read()
     _planned(experiment, environment)
     click.echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)

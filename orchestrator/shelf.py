@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 from pydantic import TypeAdapter, ValidationError
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -33,9 +32,9 @@ def show(name: str, *, version: int | None = None, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(shown.model_dump_json(indent=2) + "\n")
     elif isinstance(shown, Story):
-        retold.tell(shown, Console())
+        retold.tell(shown, view.stdout())
     else:
-        retold.one(shown, Console(), opened=shown == told.open)
+        retold.one(shown, view.stdout(), opened=shown == told.open)
     _warn(archive)
 
 
@@ -73,7 +72,7 @@ def compare(names: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(found.model_dump_json(indent=2) + "\n")
     else:
-        beside.show(found, Console())
+        beside.show(found, view.stdout())
 
 
 def _version(told: Story, version: int) -> Round:
@@ -113,7 +112,7 @@ def list_runs(*, as_json: bool) -> None:
         kept = {"run", "status", "reason", "owner", "version", "versions", "began", "last"}
         sys.stdout.write(json.dumps([s.model_dump(mode="json", include=kept) for s in found], indent=2) + "\n")
     elif found:
-        Console().print(_table(found))
+        view.stdout().print(_table(found))
     else:
         click.echo("no runs here yet: quorate run experiments/demo.yaml")
     _warn(archive)

@@ -3,10 +3,12 @@
 Reads events, and how encoding gets on, only. A terminal gets a live panel, anything else one line per version.
 """
 
+import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import IO, Any, Self, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -206,6 +208,25 @@ class View:
         shown = max(self.scores, default=0)
         told = self.note or f"accuracy v{shown}: {self._accuracy(shown)}"
         return Group(Text(f"run {self.run}"), bars, Text(numbers), Text(told))
+
+
+class _Trimmed:
+    """A stream without blanks at the ends of lines, which rich fills columns and wrapped lines up with."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(re.sub(" +\n", "\n", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def stdout() -> Console:
+    """Where tables are printed."""
+    return Console(file=cast(IO[str], _Trimmed(sys.stdout)))
 
 
 def percent(value: float | None) -> str:

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.table import Table
 
 from orchestrator.story import Story
 from orchestrator.tables import show
-from orchestrator.view import View, percent, size
+from orchestrator.view import View, percent, size, stdout
 from schemas.log import Event, Share
 from schemas.report import Accuracies, HeldOut, Report
 from tests.toys import experiment
@@ -351,3 +352,15 @@ def _drawn(shown: View) -> str:
     console = _console(terminal=False)
     console.print(shown._panel())
     return _text(console)
+
+
+def test_no_line_that_is_printed_ends_in_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("a", "b")
+    table.add_row("one", "")
+    console = stdout()
+    console.width = 20
+    for shown in (table, "words that are wrapped after twenty", "  kept"):
+        console.print(shown)
+    lines = capsys.readouterr().out.split("\n")
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert lines[-4:] == ["words that are", "wrapped after twenty", "  kept", ""]
