@@ -10,6 +10,7 @@ from typing import Any
 
 import open_clip
 import pytest
+import structlog
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -299,19 +300,28 @@ def test_weights_that_cannot_be_downloaded_are_not_replaced_by_random_ones(
         load("workers.models", Choice(name="open_clip", params=params)).encode_texts(["x"])
 
 
-def test_attempts_to_download_are_not_told_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = logging.getLogger("huggingface_hub.utils._http")  # tells each of a dozen attempts, as a warning
-    told: list[bool] = []
+def test_that_a_download_is_tried_again_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.handlers, hub.propagate, hub.level
 
     def fail(*_: object) -> str:
-        told.append(log.isEnabledFor(logging.WARNING))
+        log = logging.getLogger("huggingface_hub.utils._http")  # tells each of a dozen attempts, as it does in this
+        log.warning("something else is deprecated")
+        for i in range(12):
+            log.warning(f"'no route' thrown while requesting HEAD https://huggingface.co/{i}")
+            log.warning(f"Retrying in {i}s [Retry {i}/5].")
         raise OSError("no network")
 
     monkeypatch.setattr(open_clip, "download_pretrained", fail)
     params = {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}
-    with pytest.raises(ConfigError, match="no network"):
+    with structlog.testing.capture_logs() as said, pytest.raises(ConfigError, match="no network"):
         load("workers.models", Choice(name="open_clip", params=params)).encode_texts(["x"])
-    assert told == [False] and log.isEnabledFor(logging.WARNING)
+    assert [(line["log_level"], line["model"], line["where"]) for line in said] == [
+        ("error", "ViT-B-32", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K/")
+    ]
+    assert capfd.readouterr() == ("", "") and (hub.handlers, hub.propagate, hub.level) == before
 
 
 def test_bundled_weights_are_half_precision_and_finite() -> None:

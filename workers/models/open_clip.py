@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Self
 
+import structlog
 from pydantic import model_validator
 
 from schemas.base import Frozen
@@ -19,6 +21,8 @@ from workers.models import _folder
 from workers.models._clip import HINT, Checkpoint, Clip, Precision, library, one_line
 
 LOCAL = "local-dir:"
+
+log = structlog.get_logger()
 
 
 class OpenClip(Clip):
@@ -150,22 +154,35 @@ def _sizes(architecture: dict[str, Any]) -> dict[str, Any]:
 
 def _download(open_clip: Any, name: str, published: dict[str, Any]) -> Path:
     try:
-        with _one_word_at_the_end():
+        with _one_word_about_trying(name, str(published.get("hf_hub") or published.get("url"))):
             return Path(open_clip.download_pretrained(published))
     except Exception as e:  # of the hub, of sockets, of proxies: every one means that there is no file
-        raise ConfigError(f"cannot get the weights of {name}: {one_line(e)[:160]}", hint=HINT) from e
+        raise ConfigError(f"cannot get the weights of {name}: {shorten(one_line(e), 160)}", hint=HINT) from e
 
 
 @contextmanager
-def _one_word_at_the_end() -> Iterator[None]:
-    """The hub's library says of each of a dozen attempts that it failed; what is raised in the end says it once."""
-    hub = logging.getLogger("huggingface_hub")
-    before = hub.level
-    hub.setLevel(logging.ERROR)
+def _one_word_about_trying(name: str, where: str) -> Iterator[None]:
+    """The hub's library says of each of a dozen attempts that it failed: said here is that there are others."""
+    hub, told = logging.getLogger("huggingface_hub"), _Trying(name, where)
+    before = hub.handlers, hub.propagate
+    hub.handlers, hub.propagate = [told], False
     try:
         yield
     finally:
-        hub.setLevel(before)
+        hub.handlers, hub.propagate = before
+
+
+class _Trying(logging.Handler):
+    """Hears that a download is tried again, and says so once: as an error, for nothing else shows for a minute."""
+
+    def __init__(self, model: str, where: str) -> None:
+        super().__init__()
+        self.facts: dict[str, str] | None = {"model": model, "where": where}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.facts is not None and "Retry" in record.getMessage():
+            log.error("cannot get the weights yet, trying again for about a minute", **self.facts)
+            self.facts = None
 
 
 def _refuse_unknown(what: str, name: str, known: list[str]) -> None:
