@@ -1,6 +1,7 @@
 """PerAda (arXiv 2302.06637) against its invariants, numbers derived here."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def test_what_travels_is_the_other_adapter_trained_plainly_from_the_incoming_mod
     update = method.train(asked)
     plain = local_update(asked, method.restore(OF, ALL, asked.incoming), method.params)
     assert fingerprint(update.tensors) == fingerprint(plain.tensors)
+    assert update.weight == 1.0, "the mean is unweighted"
     assert not any(torch.equal(update.private[k] - asked.incoming[k], update.tensors[k]) for k in update.tensors)
 
 
@@ -132,6 +134,44 @@ def test_the_loss_falls_over_the_first_steps_and_the_same_seed_gives_the_same_by
     assert first == again and first[1] != other[1]
 
 
+def test_the_steps_are_adam_on_a_cosine_over_passes_drawn_anew() -> None:
+    # Against torch's own, over two passes and a half of 50 in batches of 16; of a batch the mean, not the sum.
+    found, temperature = merged(perada(), count=50), 2.0
+    models = [perada().restore(OF, ALL, m) for m in found.members]
+    teacher, (ours, theirs) = mean_logits(models, found.public), (perada().restore(OF, ALL, found.model) for _ in "ab")
+    draw = torch.Generator().manual_seed(4)
+    losses = list(
+        distil(ours, found.public, teacher, steps=10, batch=16, lr=0.02, temperature=temperature, generator=draw)
+    )
+    draw, adam = torch.Generator().manual_seed(4), torch.optim.Adam(theirs.parameters(), lr=0.02)
+    falls = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 10)
+    passes = torch.cat([torch.randperm(50, generator=draw) for _ in range(3)])
+    starts = [start + 50 * n for n in range(3) for start in (0, 16, 32, 48)][:10]
+    for loss, start in zip(losses, starts, strict=True):
+        chosen = passes[start : min(start + 16, (start // 50 + 1) * 50)]
+        p, q = ((z / temperature).softmax(dim=1) for z in (teacher[chosen], theirs(found.public[chosen])))
+        expected = (p * (p / q).log()).sum(dim=1).mean()
+        adam.zero_grad()
+        expected.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        falls.step()
+        assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert all(torch.allclose(t, theirs.state_dict()[k], atol=1e-5) for k, t in ours.state_dict().items())
+
+
+def test_a_fifth_of_the_images_judges_and_is_not_distilled_on() -> None:
+    # One look, at the end: what is kept is where all steps led to, and other images to judge by lead nowhere else.
+    method = perada(**{**TEACHING, "look": 30})
+    found = merged(method)
+    order = torch.randperm(200, generator=found.generator("split"))
+    other = found.public.clone()
+    other[order[:40]] = examples(OF, 40, 7).x
+    one, two = (method.refine(replace(found, public=public)) for public in (found.public, other))
+    assert fingerprint(one) == fingerprint(two) != fingerprint(found.model)
+    other[order[40]] = 0
+    assert fingerprint(method.refine(replace(found, public=other))) != fingerprint(one)
+
+
 def disagreement(method: PerAda, found: Merged, tensors: Tensors) -> float:
     order = torch.randperm(len(found.public), generator=found.generator("split"))
     judged = found.public[order[: len(order) // 5]]
@@ -150,6 +190,20 @@ def test_the_model_that_is_kept_never_agrees_less_with_its_teachers_than_the_mer
         assert after < 0.75 * before, "and it can agree better"
     if lr == 10.0:  # far too fast: nothing that it comes to is better
         assert fingerprint(method.refine(found)) == fingerprint(found.model)
+
+
+def test_the_best_of_all_looks_is_kept_and_not_the_last() -> None:
+    method = perada(**{**TEACHING, "teach_lr": 0.5, "look": 1})
+    found = merged(method)
+    order = torch.randperm(200, generator=found.generator("split"))
+    student, models = method.restore(OF, ALL, found.model), [method.restore(OF, ALL, m) for m in found.members]
+    shown = found.public[order[40:]]
+    looks: list[tuple[float, str]] = [(disagreement(method, found, found.model), fingerprint(found.model))]
+    for _ in distil(student, shown, mean_logits(models, shown), steps=30, batch=32, lr=0.5, temperature=1,
+                    generator=found.generator("batches")):  # fmt: skip
+        looks.append((disagreement(method, found, student.state_dict()), fingerprint(student.state_dict())))
+    assert 0 < looks.index(min(looks)) < 29, "too fast to end at its best"
+    assert fingerprint(method.refine(found)) == min(looks)[1]
 
 
 def test_one_teacher_that_is_the_student_changes_nothing() -> None:

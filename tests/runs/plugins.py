@@ -157,6 +157,19 @@ class Refining(FedClip):
         return {k: (t + mean[k]) / 2 + 1e-3 * torch.randn(t.shape, generator=noise) for k, t in model.items()}
 
 
+class Aiming(FedClip):
+    """Clients that all end at 1, wherever they begin; a worker puts the merged model at their mean plus its version."""
+
+    def train(self, client: Client) -> Update:
+        return Update({k: 1 - t for k, t in client.incoming.items()}, 1.0)
+
+    def refines(self, version: int) -> bool:
+        return True
+
+    def refine(self, merged: Merged) -> Tensors:
+        return {k: torch.stack([m[k] for m in merged.members]).mean(0) + merged.base for k in merged.model}
+
+
 class RefiningHalves(Halves):
     """Two groups, and a worker that goes on with the model of each."""
 

@@ -52,6 +52,14 @@ def test_what_the_worker_made_is_what_is_committed(images: Path, tmp_path: Path)
     assert float(moved.square().mean()) == pytest.approx(1e-6, rel=5 * (2 / count) ** 0.5)
 
 
+def test_a_member_is_the_model_that_its_client_began_from_and_its_update(images: Path, tmp_path: Path) -> None:
+    # All members end at 1, so version n + 1 is 1 + n; from a base of another version they would not be.
+    outcome = run(small(images, method={"name": "tests.runs.plugins:Aiming"}, rounds=FEDBUFF, simulate=SLOW), tmp_path)
+    assert outcome.report.mean_staleness is not None and outcome.report.mean_staleness > 0, "some began earlier"
+    assert all(e.facts["model"] for e in events(outcome.events, "refined"))
+    assert all(torch.allclose(t, torch.tensor(5.0)) for t in outcome.tensors["all"].values())
+
+
 @pytest.mark.parametrize(
     ("so", "word"), [("fails", "it cannot be done"), ("names", "names"), ("shapes", "shapes"), ("nan", "not finite")]
 )
