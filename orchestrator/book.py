@@ -160,8 +160,17 @@ class Book(Tasks):
         self.rounds[group] = groups.opened(self.rounds[group], version, at, self.spec.max_staleness + 1)
         oldest = min(self.rounds[g].bases[0] for g in self.turns() or self.rounds)
         self.expired = {k: o for k, o in self.expired.items() if o.base >= oldest}
-        self.finished = {k: base for k, base in self.finished.items() if base >= oldest}
-        self.seen = {s for s in self.seen if s[1] >= oldest}
+        self._forgets()
+
+    def _forgets(self) -> None:
+        """Remember no more than is asked for: who has counted for a base that is tasked, or may be answered once more,
+        and what has been answered of bases that somebody is at work on. However much staleness is allowed.
+        """
+        bases = {group: r.base for group, r in self.rounds.items()}
+        again = {(c, o.base, o.group) for o in (*self.open.values(), *self.expired.values()) for c in o.clients}
+        self.seen = {s for s in self.seen if s in again or s[1] == bases.get(s[2])}
+        recent = min([*bases.values(), *(o.base for o in self.training())])
+        self.finished = {task_id: base for task_id, base in self.finished.items() if base >= recent}
 
     def origins(self) -> set[tuple[int, str]]:
         """The (version, group) where a task is begun or may yet begin, or where an update that may count began."""

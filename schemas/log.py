@@ -110,9 +110,9 @@ class Commit(Frozen):
     """A committed version: `versions/{n}.json`, written once.
 
     models: of this version, and of those that a task may begin from or an admissible update began from.
-    finished: answered tasks and their bases; seen: (client, base, group) that have counted, both as far back as an
-    answer could still be admitted. began: the run's clock at version 0. assignment: the group of each client, as the
-    method says. rounds: those of the groups that go on.
+    finished: answered tasks and their bases, as far back as somebody is at work; seen: (client, base, group) that have
+    counted, where another answer could be admitted. began: the run's clock at version 0. assignment: the group of each
+    client, as the method says. rounds: those of the groups that go on.
     accepted: admitted, but for a later version. cursor: the last entry of the stream that this commit has taken in.
     table: the last counted update of each client, where the aggregator recalls them.
     seq: number of training tasks so far. staleness: {lag: updates counted}.

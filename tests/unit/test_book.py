@@ -460,9 +460,28 @@ def test_a_client_that_was_asked_again_and_counted_is_not_among_those_closed_wit
 def test_a_client_counts_once_for_a_base_whatever_is_asked_twice() -> None:
     book = Book(_spec())
     (task,) = _ask(book, "ann")
-    _accept(book, task)
+    book.expires_now(task.task_id)
+    book.retries_now(1.0)
+    (again,) = _ask(book, "ann")
+    _accept(book, again)
+    assert book.free(["ann"]) == []
     _close(book)
     assert ("ann", 0, ALL) in book.seen and ("ann", 0, ALL) in Book.of(_spec(), _snapshot(book)).seen
+
+
+def test_what_nobody_can_answer_any_more_is_not_remembered_however_much_staleness_is_allowed() -> None:
+    book = Book(_spec(max_staleness=100))
+    (slow,) = _ask(book, "bob")
+    for _ in range(20):
+        (task,) = _ask(book, "ann")
+        _accept(book, task)
+        _close(book)
+    assert book.seen == set() and len(book.finished) == 20, "bob has been at work all the time"
+    _accept(book, slow)
+    (task,) = _ask(book, "ann")
+    _accept(book, task)
+    _close(book)
+    assert (book.seen, book.finished) == (set(), {})
 
 
 def test_who_has_no_images_to_train_on_counts_towards_no_group() -> None:
