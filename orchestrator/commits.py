@@ -36,13 +36,13 @@ class Commits:
         return self._commit(found[-1]) if found else None
 
     def write(self, commit: Commit) -> Commit:
-        """Commit this version, once. Returns it if it stands, else the last of another loop: models before are gone."""
+        """Commit this version, once. Raises BlobExists if another loop's stands there."""
         key = keys.version(self.run, commit.version)
         try:
             self.blobs.put(key, canonical(commit), if_absent=True)
-        except BlobExists:
-            standing = self._commit(key)
-            return standing if standing == commit else self.last() or standing
+        except BlobExists:  # or the answer to a request that the client library repeated
+            if self._commit(key) != commit:
+                raise
         return commit
 
     def final(self) -> Final | None:

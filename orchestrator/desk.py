@@ -11,7 +11,7 @@ from orchestrator.journal import Journal
 from orchestrator.lineage import Lineage
 from orchestrator.post import Post
 from orchestrator.vigil import Vigil
-from schemas.decisions import Asked, Decision, Expired, Resent, Retried, Sent, Started
+from schemas.decisions import Asked, Closed, Decision, Expired, Resent, Retried, Sent, Started
 from schemas.errors import BusError
 from schemas.log import Open
 from schemas.messages import ALL
@@ -102,6 +102,12 @@ class Desk:
         number = self.book.rounds[group].retries + 1
         decision = Retried(version=self.book.version, group=group, number=number)
         self._retry(decision, self.log(decision))
+
+    def close(self, group: str) -> tuple[Closed, float]:
+        """End the round of a group with what it has accepted; what was decided, and when."""
+        counted = tuple((a.task_id, a.client) for a in self.book.accepted.values() if a.group == group)
+        decision = Closed(version=self.book.version, group=group, counted=counted, without=self.book.without(group))
+        return decision, self.log(decision)
 
     def redo(self, decision: Decision, at: float) -> None:
         """Act on a decision of an earlier life."""

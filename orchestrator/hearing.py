@@ -45,6 +45,12 @@ class Hearing:
             return self._again(said, entry.at)
         return None
 
+    def settle(self, now: float) -> None:
+        """Let in what is due, and give up what is overdue."""
+        self.intake.release(self.book, now, self.lineage.state.tensors)
+        for task in [o for o in self.book.open.values() if self.book.expires(o) <= now]:
+            self.desk.expire(task, "deadline")
+
     def _done(self, manifest: Manifest, at: float, replaying: bool) -> None:
         if self.merging.is_for(manifest):
             self.merging.arrives(manifest, at)

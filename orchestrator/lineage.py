@@ -56,11 +56,10 @@ class Lineage:
             if meet := getattr(part, "meet", None):
                 meet(sizes)
 
-    def extend(self, book: Book, closed: Closed, at: float, cursor: str, made: State | None = None) -> Commit:
+    def extend(self, book: Book, closed: Closed, at: float, cursor: str, made: State | None = None) -> None:
         """Fold and merge what was counted, open the next version in the book, and commit it: from then on it is true.
 
-        made: the next state, if it is known already.
-        Returns this commit, or the last of another loop that was faster.
+        made: the next state, if it is known already. Raises BlobExists, BlobMissing if another loop has been faster.
         """
         waited = self._waited(book, closed, at)
         counted = book.closes(closed)
@@ -76,13 +75,10 @@ class Lineage:
         self._give_up_stale(book, at)
         self._keep_models(book, stored)
         self._keep_updates(counted)
-        self.commit = self._snapshot(book, counted, closed, at, cursor)
-        standing = self.commits.write(self.commit)
+        self.commit = self.commits.write(self._snapshot(book, counted, closed, at, cursor))
         self.journal.events.clear()  # they are in the commit now, whatever happens next
-        if standing == self.commit:
-            spent = {"fold_s": merged - began, "commit_s": time.perf_counter() - merged}
-            self.journal.record("committed", at, standing.version, **spent)
-        return standing
+        spent = {"fold_s": merged - began, "commit_s": time.perf_counter() - merged}
+        self.journal.record("committed", at, self.commit.version, **spent)
 
     @one_thread()
     def merge(self, counted: list[tuple[Accepted, int]], version: int) -> State:

@@ -3,7 +3,8 @@
 A loop that died is replayed from the last commit through the same code. One thread, one per run (orchestrator.tenure).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from infra.clock import VirtualClock
@@ -27,6 +28,7 @@ from orchestrator.simulate import Simulator
 from orchestrator.tenure import EVERY_S, Tenure
 from orchestrator.vigil import Vigil
 from schemas.decisions import Closed, Refined
+from schemas.errors import BlobExists, BlobMissing
 from schemas.log import Commit, Event, Open
 from workers.method import State
 
@@ -70,8 +72,12 @@ class Loop:
 
     def step(self) -> bool:
         """Replay, if a commit was loaded; then evaluate, ask, close or listen, once. False if nothing is left to do."""
-        if not self.replayed:
-            self.replay()
+        self.replay()
+        with self._adopting():
+            return self._goes_on()
+        return True
+
+    def _goes_on(self) -> bool:
         self.asking.evaluate()
         if self.book.version < self.plan.versions:
             self.absorb()
@@ -84,26 +90,39 @@ class Loop:
 
     def replay(self) -> None:
         """Take in the stream behind the commit without sending anything; then send what may not have been sent."""
+        while not self.replayed:
+            with self._adopting():
+                self._replays()
+
+    def _replays(self) -> None:
         if not self.virtual and self.runtime.state.load(self.run) is None:
             self._start_over()
-        while self._replays():  # again if another loop's version was adopted: from its cursor on
-            continue
-        self.settle()
+        for entry in understood(lambda after: self.runtime.stream.read(self.run, after, self.clock.now()), self.cursor):
+            self.clock.catch_up(entry.at)
+            self.take(entry, replaying=True)
+            if self.tenure.due():
+                self._keep_lease()
+        self.hearing.settle(self.clock.now())
         for failure in list(self.hearing.failed.values()):
             self.desk.again(failure.task_id, failure.attempt, f"{failure.code}: {failure.message}")
         self.joining.look(self.clock.now())
         self.desk.send(self.book.unsent())
         self.replayed = True
 
-    def _replays(self) -> bool:
-        for entry in understood(lambda after: self.runtime.stream.read(self.run, after, self.clock.now()), self.cursor):
-            self.clock.catch_up(entry.at)
-            self.take(entry, replaying=True)
-            if self.tenure.due():
-                self._keep_lease()
-            if self.cursor != entry.id:
-                return True
-        return False
+    @contextmanager
+    def _adopting(self) -> Iterator[None]:
+        """Where another loop has been faster, stand at its last commit. Raises LeaseLost: only the lease says who owns
+        the run. What is missing though nobody was faster is an error."""
+        try:
+            yield
+        except (BlobExists, BlobMissing):
+            last = self.lineage.commits.last()
+            if last is None or last.version <= self.lineage.commit.version:
+                raise
+            whole = self.tenure.keep(last.version)
+            self.load(last)
+            if not whole:
+                self._start_over()
 
     def turn(self) -> None:
         """Do what the round rule says for one of the groups; if it has none of them do anything, listen.
@@ -152,21 +171,14 @@ class Loop:
         wake = wake if self.virtual else min(wake, self.clock.now() + EVERY_S)
         for entry in self.runtime.stream.read(self.run, self.cursor, wake):
             self.take(entry)
-        self.settle()
+        self.hearing.settle(self.clock.now())
 
     def absorb(self) -> None:
         """Take in all that has come already. What is decided next then does not depend on whether this is a replay."""
         while entries := self.runtime.stream.read(self.run, self.cursor, self.clock.now()):
             for entry in entries:
                 self.take(entry)
-        self.settle()
-
-    def settle(self) -> None:
-        """Let in what is due, and give up what is overdue."""
-        now = self.clock.now()
-        self.intake.release(self.book, now, self.lineage.state.tensors)
-        for task in [o for o in self.book.open.values() if self.book.expires(o) <= now]:
-            self.desk.expire(task, "deadline")
+        self.hearing.settle(self.clock.now())
 
     def take(self, entry: Entry, *, replaying: bool = False) -> None:
         """One entry of the stream. The loop's own decisions are news only in a replay."""
@@ -195,9 +207,7 @@ class Loop:
 
     def close(self, group: str) -> None:
         """End the round of a group and commit the next version."""
-        counted = tuple((a.task_id, a.client) for a in self.book.accepted.values() if a.group == group)
-        decision = Closed(version=self.book.version, group=group, counted=counted, without=self.book.without(group))
-        if task := self.end_round(decision, self.desk.log(decision)):
+        if task := self.end_round(*self.desk.close(group)):
             self.desk.send([task])
 
     def end_round(self, closed: Closed, at: float) -> Open | None:
@@ -218,22 +228,16 @@ class Loop:
     def end_merge(self, decision: Refined, at: float) -> None:
         """Commit what a worker made of the merged model, or that model."""
         closed, state = self.merging.ends(decision, at)
-        facts = {"group": decision.group, "model": decision.model is not None, "reason": decision.refused}
-        self.journal.record("refined", at, closed.version + 1, **facts)
         self.commit(closed, at, state)
 
     def commit(self, closed: Closed, at: float, made: State | None = None) -> None:
-        """Make the next version true, then tidy up. Raises LeaseLost: who owns the run, only the lease says."""
-        standing = self.lineage.extend(self.book, closed, at, self.cursor, made)
-        whole = self.tenure.keep(standing.version)
-        if standing != self.lineage.commit:
-            self.load(standing)
-        else:
-            self.lineage.tidy(self.book)
-            self.desk.tidy()
-            self.runtime.stream.trim(self.run, self.cursor)
-        if not whole:
-            self._start_over()
+        """Make the next version true, then tidy up. Raises LeaseLost, BlobExists, BlobMissing."""
+        self.lineage.extend(self.book, closed, at, self.cursor, made)
+        cursor = self.cursor
+        self._keep_lease()
+        self.lineage.tidy(self.book)
+        self.desk.tidy()
+        self.runtime.stream.trim(self.run, cursor)
 
     def _keep_lease(self) -> None:
         if not self.tenure.keep(self.book.version):

@@ -125,6 +125,8 @@ class Merging:
         book.held = [h.model_copy(update={"due": max(h.due, at)}) for h in book.held]
         own = [keys.start(run, task.task_id, n) for n in range(1, self.desk.attempts + 1)]
         self.lineage.intake.rubbish += [*own, task.inputs[MODEL].key]
+        facts = {"group": decision.group, "model": decision.model is not None, "reason": decision.refused}
+        self.desk.journal.record("refined", at, now.closed.version + 1, **facts)
         self.begin()
         return now.closed, state
 

@@ -19,7 +19,7 @@ from orchestrator.simulate import Simulator
 from orchestrator.tenure import Tenure
 from orchestrator.vigil import Vigil
 from schemas.base import alike, canonical
-from schemas.errors import BlobCorrupt, BlobMissing, CodecError, RunFailed
+from schemas.errors import BlobCorrupt, BlobExists, BlobMissing, CodecError, RunFailed
 from schemas.experiment import Setting
 from schemas.log import Commit, Event, Open
 from schemas.messages import ALL, BlobRef, Description, Manifest
@@ -69,14 +69,16 @@ class Start:
         state = self.init(ref, descriptions)
         models = {group: self.commits.put_model(0, tensors) for group, tensors in state.tensors.items()}
         self.tenure.keep(0)  # so that a store without this value is one that was emptied
-        return self.commits.write(
-            Commit(
-                run=self.run, version=0, at=self.clock.now(), began=self.clock.now(), setting=ref,
-                descriptions=descriptions,
-                open=self.missing, models={0: models}, assignment=dict(state.assignment), cursor=self.exchange.cursor,
-                selector=self.plan.selector.dump(), journal=self.commits.put_journal(0, self.journal.events),
-            )
+        made = Commit(
+            run=self.run, version=0, at=self.clock.now(), began=self.clock.now(), setting=ref,
+            descriptions=descriptions,
+            open=self.missing, models={0: models}, assignment=dict(state.assignment), cursor=self.exchange.cursor,
+            selector=self.plan.selector.dump(), journal=self.commits.put_journal(0, self.journal.events),
         )  # fmt: skip
+        try:
+            return self.commits.write(made)
+        except BlobExists:  # another loop has been faster
+            return self.commits.last() or made
 
     def describe(self) -> tuple[Description, ...]:
         """What the owners hold: of all of them, or after `start_s` of those that have answered, if `floor` train."""

@@ -18,7 +18,7 @@ from orchestrator import run as runs
 from orchestrator.commits import Commits
 from orchestrator.loop import Loop
 from orchestrator.plan import plan
-from schemas.errors import LeaseLost
+from schemas.errors import BlobMissing, LeaseLost
 from schemas.experiment import Experiment
 from schemas.messages import BlobRef
 from tests.checked import whole
@@ -137,6 +137,22 @@ def test_a_loop_that_owns_the_run_adopts_what_another_has_committed_and_goes_on(
     assert stopped.blobs.reached  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("left", [V1, V3])
+def test_a_loop_that_is_overtaken_before_version_0_goes_on_from_the_last(
+    images: Path, tmp_path: Path, left: str
+) -> None:
+    made, state = longer(images, "synchronous"), MemoryState(HandClock(), Fuse())
+
+    def overtaken() -> None:
+        state.lease = None
+        with pytest.raises(Killed):
+            runs.execute(plan(made), side(tmp_path, state, left, dies), "r", ignore)
+
+    stopped = side(tmp_path, state, keys.version("r", 0), overtaken)
+    assert ends(made, tmp_path, stopped) == facts(here.run(made, tmp_path / "undisturbed"))
+    assert stopped.blobs.reached  # type: ignore[attr-defined]
+
+
 # --- in a world where time and work are by hand
 
 
@@ -226,6 +242,44 @@ def test_who_was_overtaken_by_more_than_one_version_stands_at_the_last(stage: St
         first.step()
     assert first.book.version == 3
     stage.ends(first)
+
+
+def test_whose_updates_another_loop_has_counted_and_deleted_goes_on_from_its_commit(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.intake.BUDGET", 0)  # so that a fold reads them from the store
+    first = stage.loop("first")
+    first.step()
+    for client in ("ann", "bob"):
+        stage.works(client)
+
+    def overtaken(*what: str) -> None:
+        second = stage.loop("second")
+        while second.book.version == 0:
+            second.step()
+        stage.world.state.lease = None
+
+    stage.before("arrive", '"closed"', overtaken)
+    while first.book.version == 0:
+        first.step()
+    assert [e.version for e in stage.told if e.event == "committed"] == [1], "by the other"
+    stage.ends(first)
+
+
+def test_an_update_that_is_missing_though_nobody_was_faster_ends_the_loop(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.intake.BUDGET", 0)
+    loop = stage.loop("first")
+    loop.step()
+    for client in ("ann", "bob"):
+        stage.works(client)
+    stage.before(
+        "arrive", '"closed"', lambda *what: stage.world.blobs.delete(*stage.world.blobs.keys("runs/r/updates/"))
+    )
+    with pytest.raises(BlobMissing):
+        while loop.book.version == 0:
+            loop.step()
 
 
 def test_a_decision_about_updates_that_are_gone_is_ignored_and_the_run_goes_on(stage: Stage) -> None:

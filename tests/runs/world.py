@@ -5,7 +5,7 @@ only when a test says so. Work costs microseconds: an update is two numbers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -113,7 +113,7 @@ class MemoryBlobs:
 
 @dataclass
 class MemoryStream:
-    """A log like that of Redis: ids of milliseconds, and on a wall clock an entry's moment is when it is read.
+    """A log like that of Redis: ids of milliseconds, and an entry's moment is when it came, whenever it is read.
 
     sneaking: what workers append between the loop's last look and its next word. stammers: the loop's word stands there
     twice, as when a client library asks again because an answer was lost.
@@ -143,9 +143,7 @@ class MemoryStream:
         behind = int(after.partition("-")[0])
         found = [e for e in self.entries if int(e.id.partition("-")[0]) > behind]
         self.wanted = until
-        if isinstance(self.clock, VirtualClock):
-            return found
-        return [replace(e, at=self.clock.now()) for e in found]
+        return found
 
     def trim(self, run: str, upto: str) -> None:
         last = int(upto.partition("-")[0])

@@ -14,7 +14,7 @@ from orchestrator.journal import Journal
 from orchestrator.lineage import Lineage
 from orchestrator.plan import plan
 from orchestrator.simulate import Simulator
-from schemas.errors import BlobError, BlobMissing
+from schemas.errors import BlobError, BlobExists, BlobMissing
 from schemas.log import Accepted, Commit, Event, Final, Held, Open, Round, Share
 from schemas.messages import ALL, BlobRef, Description, Manifest, Split
 from tests.toys import experiment
@@ -90,11 +90,12 @@ def test_the_last_commit_is_the_highest_version_also_beyond_nine(commits: Commit
     assert [c.version for c in commits.all()] == [0, 1, 2, 9, 10, 11, 100]
 
 
-def test_of_two_loops_that_commit_a_version_one_wins_and_both_see_the_same(commits: Commits) -> None:
+def test_of_two_loops_that_commit_a_version_one_wins_and_the_other_is_told(commits: Commits) -> None:
     rival = Commits(RUN, FileBlobs(commits.blobs.root))  # type: ignore[attr-defined]
     mine, theirs = _commit(commits, 1, cursor="mine"), _commit(commits, 1, cursor="theirs")
     assert rival.write(theirs) == theirs
-    assert commits.write(mine) == theirs
+    with pytest.raises(BlobExists):
+        commits.write(mine)
     assert commits.last() == rival.last() == theirs
 
 
