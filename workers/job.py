@@ -8,9 +8,11 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import structlog
+from torch import nn
 
 from schemas.errors import BlobCorrupt, BlobMissing, CodecError, ConfigError, DataError
 from schemas.messages import ClientResult, ClientSlot, Task
@@ -149,7 +151,8 @@ class Job:
         examples, encodes = self._examples(owner)
         test = part(examples, owner.parts.test)
         private, lost = self._private_of(slot)
-        personal = self.method.personal(self.setting, self.task.group, self.incoming, of_method(private))
+        own = of_method(private)
+        personal = self._personal(own) if own else self._common
         metrics = {"accuracy": accuracy(personal, test), "examples": float(len(test))}
         encodes += passed(test.x)
         if self.task.base == 0:
@@ -158,6 +161,14 @@ class Job:
             frozen = Cosine(self.setting.texts, self.setting.scale)
             metrics["zero_shot"] = accuracy(frozen, part(features, owner.parts.test))
         return ClientResult(client=slot.client, metrics=_finite(metrics) | lost, encodes=encodes)
+
+    @cached_property
+    def _common(self) -> nn.Module:
+        """What all those are judged by who have kept nothing: one model, for ten thousand clients too."""
+        return self._personal({})
+
+    def _personal(self, private: Tensors) -> nn.Module:
+        return self.method.personal(self.setting, self.task.group, self.incoming, private)
 
     def _private_of(self, slot: ClientSlot) -> tuple[Tensors, dict[str, float]]:
         """A client's private state, and what is to be said of it: one that is gone for good begins anew."""

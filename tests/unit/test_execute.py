@@ -135,6 +135,20 @@ def test_evaluation_at_version_0_reports_zero_shot_too(bench: Bench) -> None:
     assert all("zero_shot" in r.metrics for r in first) and not any("zero_shot" in r.metrics for r in later)
 
 
+def test_who_has_kept_something_is_judged_by_it_and_the_others_by_one_model(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, method={"name": "local_only"})
+    model = bench.model()
+    (trained,) = bench.do(bench.office.task("train", "t", ["flat-0"], model=model)).results
+    assert trained.private is not None
+    own = unpack(bench.office.blobs.get(trained.private))
+    ruined = bench.office.put("ruined", pack({name: torch.zeros_like(t) for name, t in own.items()}))
+    held = {"flat-0": ruined}
+    task = bench.office.task("evaluate", "e", ["noisy-0", "flat-0", "striped"], model=model, base=1, private=held)
+    found = [result.metrics["accuracy"] for result in bench.do(task).results]
+    assert found[0] > 0.9 and found[2] > 0.9
+    assert found[1] == pytest.approx(1 / 3), "of three classes the first, whatever it is shown"
+
+
 def test_a_model_is_read_once_for_all_who_start_from_it(bench: Bench) -> None:
     model = bench.model()
     first = bench.do(bench.office.task("train", "a", ["flat-0"], model=model))

@@ -18,8 +18,8 @@ MOST = 8
 """Threads at most that read and decode: each may hold one decoded image."""
 
 
-def ahead(items: Iterator[T]) -> Generator[T]:
-    """The items, in order; each is made in another thread while the one before is used.
+def ahead(items: Iterator[T], *, several: bool = True) -> Generator[T]:
+    """The items, in order; each is made in another thread while the one before is used, if there are several.
 
     An exception of the iterator comes out in its place in the order.
     """
@@ -30,6 +30,9 @@ def ahead(items: Iterator[T]) -> Generator[T]:
         return next(items, None)
 
     try:
+        if not several:
+            yield from items
+            return
         with ThreadPoolExecutor(1) as other:
             coming = other.submit(context.run, one)
             while (item := coming.result()) is not None:

@@ -26,7 +26,7 @@ SIZE = 16
 
 
 class Claims:
-    """The claims of one claimant. As a context it lives, and leaves no claims behind.
+    """The claims of one claimant. As a context it lives from its first claim on, and leaves none behind.
 
     Nobody waits for each other as long as whoever waits holds none.
     """
@@ -36,13 +36,16 @@ class Claims:
         self._said, self._beats = dict[str, bytes](), 0
         self._left = threading.Event()
         self._life = threading.Thread(target=self._live, daemon=True)
+        self._lives = False
 
     def __enter__(self) -> Self:
-        self._life.start()
+        self._lives = True
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
+        if self._life.ident is None:
+            return  # nothing was ever claimed
         self._life.join()
         self.drop(self._held)
         self.beat()
@@ -50,6 +53,8 @@ class Claims:
     def take(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys that are ours to make from now on, if they are not made by now. Raises StoreError."""
         asked = {f"claim:{key}": key for key in keys}
+        if asked and self._lives and self._life.ident is None:
+            self._life.start()
         first = self._shelf.write(dict.fromkeys(asked, self._who))
         mine = {key for name, key in asked.items() if first[name] == self._who}
         self._held.update(mine)

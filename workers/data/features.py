@@ -32,6 +32,9 @@ from workers.data.shelf import Read, Shelf
 CHUNK = 256
 """Images decoded and encoded, then stored, at a time."""
 
+FEW = 16
+"""Files that are read sooner than threads for it would have begun."""
+
 log = structlog.get_logger()
 
 
@@ -134,7 +137,7 @@ class Features:
     def _pass(self, paths: Sequence[Path], claims: Claims) -> _Pass:
         """Encode of these files what nobody else is encoding. Holds no claim when it returns."""
         made, began = _Pass(), time.monotonic()
-        with closing(ahead(self._chunks(paths, claims))) as chunks:
+        with closing(ahead(self._chunks(paths, claims), several=len(paths) > CHUNK)) as chunks:
             for chunk in chunks:
                 made.found |= chunk.known
                 made.keys += chunk.keys
@@ -157,8 +160,9 @@ class Features:
 
     def _chunk(self, paths: Sequence[Path], seen: set[str], find: Read, claims: Claims, pool: Executor) -> _Chunk:
         """seen: contents of chunks before, this one's added: they are encoded already, or about to be."""
-        contents = list(pool.map(read, paths))
-        keys = [f"image:{hashed}" for hashed in pool.map(digest, contents)]
+        each = pool.map if len(paths) > FEW else map  # that starts no thread
+        contents = list(each(read, paths))
+        keys = [f"image:{hashed}" for hashed in each(digest, contents)]
         known = find(set(keys) - seen, 2 * self.backbone.dim)
         missing = {k: i for i, k in enumerate(keys) if k not in known and k not in seen}
         mine = self._take(claims, missing)
