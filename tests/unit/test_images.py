@@ -16,7 +16,7 @@ from PIL import Image
 
 from schemas.errors import DataError
 from workers.data.images import read_folder
-from workers.data.pixels import LARGEST, decode, read
+from workers.data.pixels import LARGEST, LARGEST_HEADER, MOST, MOST_IN_HEADER, decode, read
 
 
 def _save(path: Path) -> Path:
@@ -152,6 +152,58 @@ def test_an_unreadable_file_is_named_or_with_skip_left_out_and_counted(tmp_path:
     assert "\n" not in str(caught.value)
     images = read_folder(tmp_path, "skip")
     assert (len(images), images.skipped, images.classes) == (1, (bad,), ("cat",))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def _with(whole: bytes, part: bytes, times: int, place: int | None = None) -> bytes:
+    """An image with a part so often at one place, or behind what must be at its beginning."""
+    first = {b"\x89P": 33, b"\xff\xd8": 2, b"GI": 13 + 3 * 2 ** ((whole[10] & 7) + 1)}
+    place = first[whole[:2]] if place is None else place
+    return whole[:place] + part * times + whole[place:]
+
+
+def _segment(marker: int, begins: bytes, size: int = 65_533) -> bytes:
+    return bytes([0xFF, marker]) + (size + 2).to_bytes(2, "big") + begins.ljust(size, b"\0")
+
+
+PARTS: dict[str, tuple[str, bytes, int, int | None]] = {
+    "exif in pieces": ("JPEG", _segment(0xE1, b"Exif\0\0"), LARGEST_HEADER // 65_533 + 1, None),
+    "tiny exif": ("JPEG", _segment(0xE1, b"Exif\0\0a", 7), MOST_IN_HEADER, None),
+    "empty segments": ("JPEG", _segment(0xE9, b"", 0), MOST_IN_HEADER, None),
+    "fill bytes": ("JPEG", b"\xff", MOST_IN_HEADER, None),
+    "chunks before the pixels": ("PNG", _chunk(b"prVt", b""), MOST_IN_HEADER, None),
+    "chunks behind the pixels": ("PNG", _chunk(b"prVt", b""), MOST // 2, -12),
+    "pixels in empty chunks": ("PNG", _chunk(b"IDAT", b""), MOST // 2, None),
+    "comments": ("GIF", b"\x21\xfe\x01a\0", MOST_IN_HEADER, None),
+}
+"""What stands where in which image, and how often."""
+
+
+@pytest.mark.parametrize("what", PARTS)
+def test_an_image_of_nothing_but_parts_is_given_up_before_they_are_read(tmp_path: Path, what: str) -> None:
+    bad = _save(tmp_path / "a/cat/1.png")
+    kind, part, times, place = PARTS[what]
+    bad.write_bytes(_with(_bytes(kind=kind), part, times, place))
+    assert bad.stat().st_size < LARGEST / 4
+    with pytest.raises(DataError, match="too many parts beside its pixels"):
+        decode(bad, read(bad))
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "times"),
+    [
+        ("JPEG", _segment(0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\0"), 1),
+        ("JPEG", _segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0"), 120),  # a depth map of 8 MB
+        ("JPEG", _segment(0xE2, b"ICC_PROFILE\0\1\1"), 255),  # the longest profile there can be
+        ("PNG", _chunk(b"tEXt", b"Comment\0words"), 1000),
+    ],
+)
+def test_an_image_may_have_much_beside_its_pixels(kind: str, part: bytes, times: int) -> None:
+    whole = _bytes(kind=kind)
+    assert decode(Path("x"), _with(whole, part, times)).tobytes() == decode(Path("x"), whole).tobytes()
 
 
 def test_what_is_an_image_does_not_depend_on_the_process_warnings(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -26,6 +26,15 @@ LARGEST = 128 * 2**20
 
 MOST_PIXELS = 89_478_485
 """Of one image: where Pillow begins to warn of a decompression bomb. 268 MB of RGB."""
+
+LARGEST_HEADER = 16 * 2**20
+"""Bytes that stand before the pixels, e.g. EXIF, which Pillow joins in quadratic time: a second for so much."""
+
+MOST_IN_HEADER = 4096
+"""Reads of the header. An ordinary one takes some dozens; a minute goes by over a hundred megabytes of tiny parts."""
+
+MOST = 2**18
+"""Reads of all of a file: so many that a PNG of the largest size may come in parts of 2 kB."""
 
 SLIMMEST = 200
 """Times that an image may be longer than wide. CLIP scales the short side up, so a thread of pixels would explode."""
@@ -56,17 +65,41 @@ def decode(path: Path, data: bytes) -> Image.Image:
             raise DataError(f"cannot read {path}: {_why(e)}") from None
 
 
+class _Counted:
+    """A file that Pillow may read so often: it parses in Python, part by part, and a file may be nothing but parts."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.parts, self.bytes = file, 0, 0
+        self.most, self.largest = MOST_IN_HEADER, LARGEST_HEADER
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file. Raises OSError, also for one more than allowed."""
+        data = self.file.read(size)
+        self.parts += 1
+        self.bytes += len(data) if size >= 0 else 0  # a decoder that wants all at once parses by itself
+        if self.parts > self.most or self.bytes > self.largest:
+            raise OSError("too many parts beside its pixels")
+        return data
+
+    def is_open(self) -> None:
+        """The header is read: what is left are the pixels, and what stands behind them."""
+        self.most, self.largest = MOST, LARGEST
+
+
 @contextmanager
 def _image(path: Path, file: BinaryIO) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a process makes of warnings must not decide what is an image
         try:
-            image = Image.open(file, formats=FORMATS)
+            counted = _Counted(file)
+            image = Image.open(cast(BinaryIO, counted), formats=FORMATS)
         except UnidentifiedImageError:
             raise DataError(f"cannot read {path}: no image (png, jpeg, webp, bmp, gif)") from None
         except Exception as e:
             raise DataError(f"cannot read {path}: {_why(e)}") from None
         with image:
+            counted.is_open()
             _refuse_odd_sizes(path, *image.size)
             yield image
 
