@@ -62,7 +62,7 @@ class Joining:
         """Take a site in, or note why not."""
         book, commit = self.desk.book, self.lineage.commit
         self.arrived.pop(decision.task_id, None)
-        if decision.task_id not in book.open:
+        if not is_open(book, decision.task_id):
             return  # a log whose answer was lost may hold an entry twice
         book.answered(book.open[decision.task_id])
         found = decision.description
