@@ -70,7 +70,7 @@ class Obedient(FedClip):
 
 
 class Merging(PerAda):
-    """PerAda whose merges do as files say: `merge.<base>.wait` and `merge.<base>.die`."""
+    """PerAda whose merges do as files say, `merge.<base>.wait` and `merge.<base>.die`, and clients as Obedient's."""
 
     class Params(PerAda.Params):
         """orders: the folder of those files."""
@@ -80,6 +80,11 @@ class Merging(PerAda):
     def __init__(self, params: Params) -> None:
         super().__init__(params)
         self.orders = params.orders
+
+    def train(self, client: Client) -> Update:
+        """Once it may."""
+        obey(self.orders, f"{client.name}.{client.base}")
+        return super().train(client)
 
     def refine(self, merged: Merged) -> Tensors:
         """Once it may."""

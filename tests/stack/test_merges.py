@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from infra.blobs import FileBlobs
+from orchestrator.commits import Commits
 from orchestrator.run import Outcome
 from schemas.experiment import Experiment
 from tests.runs import here
@@ -38,6 +40,24 @@ def staffed(stage: Field) -> None:
 def ends_alike(stage: Field, name: str, undisturbed: Outcome) -> None:
     """The same bytes and ledger, and the same personal adapters, whoever trained them."""
     assert stage.equals(name, undisturbed).report.accuracy == undisturbed.report.accuracy
+    last, alone = (
+        Commits(name, stage.runtime.blobs).last(),
+        Commits("r", FileBlobs(stage.folder / "alone/blobs")).last(),
+    )
+    assert last is not None and alone is not None and len(alone.private) == 4
+    assert {c: b.sha256 for c, b in last.private.items()} == {c: b.sha256 for c, b in alone.private.items()}
+
+
+def test_a_worker_killed_in_training_takes_no_personal_adapter_with_it(stage: Field, undisturbed: Outcome) -> None:
+    orders = stage.orders("personal")
+    with orders.tell("wait", "flat-0", 1) as waiting:  # from version 1 on there is a personal adapter to come back to
+        orchestrator = stage.run("personal", **asked(stage, "personal"))
+        pid = orders.trains("flat-0", 1)
+        stage.worker_of(pid).kill()
+        orders.trains("flat-0", 1, besides=[pid])
+        waiting.unlink()
+    orchestrator.leaves()
+    ends_alike(stage, "personal", undisturbed)
 
 
 def test_a_worker_killed_in_a_merge_is_replaced_by_another(stage: Field, undisturbed: Outcome) -> None:
