@@ -74,6 +74,10 @@ def test_the_farther_the_higher_and_equal_distances_change_nothing() -> None:
     same = adafl()
     same.observe({"a": w(1, 0), "b": w(0, 1), "c": w(-1, 0)}, w(0, 0))
     assert same.scores == pytest.approx(dict.fromkeys("abcd", 0.25))
+    # Unequal scores move towards an equal share of what both had, 0.4 and 0.1: by a tenth of the way to 0.25.
+    uneven = adafl({"a": 40, "b": 10, "c": 50})
+    uneven.observe({"a": w(1, 0), "b": w(0, 1)}, w(0, 0))
+    assert uneven.scores == pytest.approx({"a": 0.385, "b": 0.115, "c": 0.5})
 
 
 def test_with_alpha_1_the_scores_never_move() -> None:
@@ -167,6 +171,16 @@ def test_the_scores_of_a_run_follow_the_distances_from_its_merged_models(
         assert after.selector["scores"] == pytest.approx(was | shares, rel=1e-5)
         lags |= {version - a.base for a in after.counted}
     assert mode == "synchronous" or max(lags) > 0, "some were late"
+
+
+def test_who_is_refused_for_the_length_of_an_update_gains_nothing_by_it(images: Path, tmp_path: Path) -> None:
+    method = {"name": "tests.runs.plugins:Blow", "params": {"client": "flat-0", "times": 1e4}}
+    all_of_them = {"name": "adafl", "params": {"start": 1.0, "end": 1.0, "alpha": 0.1}}
+    rounds = {**SYNC, "floor": 3, "max_norm": 100.0}
+    outcome = run(small(images, selector=all_of_them, method=method, rounds=rounds), tmp_path)
+    assert outcome.report.ledger["flat-0"].rejected == 3
+    scores = known(tmp_path)["scores"]
+    assert scores["flat-0"] == 0.25 and len(set(scores.values())) == 4
 
 
 @pytest.mark.parametrize("mode", MODES)
