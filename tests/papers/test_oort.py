@@ -269,6 +269,21 @@ def test_a_run_knows_the_seconds_and_the_loss_of_each_client(images: Path, tmp_p
     assert sum(line[1] is not None for line in lines.values()) == len(told_) > 1
 
 
+def test_who_is_closed_without_is_as_slow_as_it_was_waited_for(images: Path, tmp_path: Path) -> None:
+    rounds = {**SYNC, "versions": 4, "in_flight": 3, "quorum": 1, "floor": 1}
+    outcome = run(small(images, selector=CHOICE, rounds=rounds, simulate=SLOW), tmp_path)
+    asked = {(e.client, e.version): e.at for e in events(outcome.events, "asked")}
+    waited: dict[str, float] = {}
+    for closed in events(outcome.events, "closed"):
+        for client in closed.facts["without"]:
+            seconds = closed.at - asked[client, closed.version - 1]
+            waited[client] = max(seconds, waited.get(client, 0.0))
+    last = Commits("r", FileBlobs(tmp_path / "blobs")).last()
+    assert last is not None
+    never = {c: line[2] for c, line in last.selector["clients"].items() if line[0] and line[1] is None}
+    assert never and never == pytest.approx({c: waited[c] for c in never})
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_anywhere_the_same_clients_are_asked(images: Path, tmp_path: Path, mode: str) -> None:
     made = small(images, selector=CHOICE, codec={"name": "fp16"}, **MODES[mode])
