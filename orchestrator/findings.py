@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator import account
 from schemas.log import Event, Share
+from schemas.messages import ALL
 from schemas.report import Accuracies
 from schemas.story import Round, Story
 
@@ -28,10 +29,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Client:
-    """One line of the ledger. images: for training. data, weight: its shares of the whole, 0 to 1; None: of nothing."""
+    """One line of the ledger. images: for training. data, weight: its shares of the whole, 0 to 1; None: of nothing.
+
+    group: whose model it was asked to train the last time; empty if there is one for all.
+    """
 
     name: str
     domain: str
+    group: str
     images: int
     data: float | None
     weight: float | None
@@ -176,12 +181,14 @@ def _clients(
     ledger = account.ledger(events)
     images = {c: split.get("train", 0) for c, split in splits.items()}
     data, weight = sum(images.values()), sum(s.weight for s in ledger.values())
+    groups = {e.client: e.facts.get("group", ALL) for e in events if e.event == "asked"}
     without = Counter(c for e in events if e.event == "closed" for c in e.facts["without"])
     for name in sorted(splits):
         share = ledger.get(name, Share())
         yield Client(
             name=name,
             domain=", ".join(domains.get(name, ())),
+            group=groups.get(name, "") if set(groups.values()) != {ALL} else "",
             images=images[name],
             data=images[name] / data if data else None,
             weight=share.weight / weight if weight else None,

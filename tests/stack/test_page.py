@@ -4,6 +4,7 @@ Leaves docs/images/report.png when QUORATE_SCREENSHOTS is set (`make screenshots
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,17 +40,25 @@ CUT = """[...document.querySelectorAll("svg text")].filter(text => {
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `quorate report --html` writes after a run of the demo."""
-    folder = tmp_path_factory.mktemp("demo")
+def written(folder: Path, name: str) -> Path:
+    """What `quorate report --html` writes after a run of an experiment of ours."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("QUORATE_")}
     env |= {"PYTHONPATH": str(ROOT), "QUORATE_CACHE": str(folder / "cache")}
-    run = ["run", str(ROOT / "experiments" / "demo.yaml"), *FEW]
-    for words in (run, ["audit", "demo"], ["report", "demo", "--html"]):
+    run = ["run", str(ROOT / "experiments" / f"{name}.yaml"), *FEW]
+    for words in (run, ["audit", name], ["report", name, "--html"]):
         ran = subprocess.run([*QUORATE, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
-    return folder / "demo.html"
+    return folder / f"{name}.html"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="module")
+def file(folder: Path) -> Path:
+    return written(folder, "demo")
 
 
 @dataclass
@@ -98,6 +107,21 @@ def test_it_fits_a_laptop_and_a_sheet_of_paper(page: Page, file: Path) -> None:
     page.emulate_media(media="print")
     assert page.evaluate(TOO_WIDE) == 0 and page.evaluate(CUT) == []
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+
+
+def test_a_run_with_groups_says_who_is_in_which_and_whose_version_is_whose(
+    page: Page, heard: Heard, folder: Path
+) -> None:
+    page.goto(written(folder, "licfl").as_uri())
+    assert len(page.locator("figure svg").all()) == 8 and heard.said == []
+    assert page.evaluate(TOO_WIDE) == 0 and page.evaluate(CUT) == []
+    ledger = page.locator("#ledger ~ table").first
+    place = ledger.locator("th").all_inner_texts().index("group")
+    groups = {row.locator("td").nth(place).inner_text() for row in ledger.locator("tbody tr").all()}
+    assert len(groups) > 1 and all(re.fullmatch(r"cohort-\d", group) for group in groups)
+    notes = page.locator("#versions + table td.notes").all_inner_texts()
+    assert len(notes) == 8 and {n.partition("group ")[2] for n in notes if "group" in n} <= groups
+    assert all("group" in n for n in notes[1:]), "version 1 is everybody's"
 
 
 def test_the_plots_say_their_names_as_text_that_one_can_find(page: Page, file: Path) -> None:

@@ -113,6 +113,18 @@ def test_the_ledger_sets_the_share_of_the_data_against_the_share_of_the_weight()
     assert (ann.without, bob.without) == (0, 1)
 
 
+def test_a_client_is_in_the_group_that_it_was_asked_for_last_and_one_group_is_none() -> None:
+    groups = iter(["all", "cohort-0", "cohort-1"])
+    asked = [
+        e.model_copy(update={"facts": {**e.facts, "group": next(groups)}}) if e.event == "asked" else e for e in EVENTS
+    ]
+    assert [c.group for c in told(asked).clients] == ["cohort-1", "cohort-0"]
+    page_of = page.render(told(asked))
+    assert "group" in Read(page_of).text and "cohort-1" in Read(page_of).text
+    alone = told(EVENTS)
+    assert [c.group for c in alone.clients] == ["", ""] and "group" not in Read(page.render(alone)).text
+
+
 def test_bytes_staleness_and_what_did_not_count_are_sums_of_events() -> None:
     found = told(EVENTS)
     assert (found.bytes_down, found.bytes_up) == ((200, 110), (40, 50 + 5))
