@@ -138,11 +138,12 @@ def _accuracy(told: Told, owners: Owners, scores: dict[str, Score]) -> list[str]
     for name, score in scores.items():
         domain = _domain(owners.get(name, {}))
         domains[domain] = domains[domain] + score if domain in domains else score
+    whose = ", each by the model of its own group, which need not be this one" if told.facts.group else ""
     columns = ("test images", "zero-shot", "accuracy", "95 % interval")
     if not scores:
         return ["## Accuracy", "", "The last version was not evaluated."]
     return [
-        "## Accuracy", "", f"Of version {told.report.version}, on the owners' test images.", "",
+        "## Accuracy", "", f"Of version {told.report.version}, on the owners' test images{whose}.", "",
         *_table(("domain", *columns), [(_text(d), *_cells(s)) for d, s in sorted(domains.items())]), "",
         *_table(("owner", *columns), [(_marked(n, owners.get(n, {})), *_cells(s)) for n, s in sorted(scores.items())]),
         "",
@@ -152,7 +153,7 @@ def _accuracy(told: Told, owners: Owners, scores: dict[str, Score]) -> list[str]
 
 
 def _method(told: Told) -> list[str]:
-    method = told.facts.method
+    method, report = told.facts.method, told.report
     found: type[Any] = plugin_class("workers.methods", method.name)
     params = ", ".join(f"{k}={v}" for k, v in method.params.items()) or "as they are by default"
     lines = ["## Method", "", f"`{method.name}`, parameters {_text(params)}.", "", *_source(found)]
@@ -162,7 +163,6 @@ def _method(told: Told) -> list[str]:
         lines += [f"Its adapter is `{name}`.", "", *_source(plugin_class("workers.adapters", name))]
     if told.personal:
         lines += [OWN_HERE if told.clients else OWN_ELSEWHERE, ""]
-    report = told.report
     return [*lines,
         f"Run {report.run}: {report.status}, version {report.version}, seed {report.seed}; "
         f"sha256 of the tensors `{told.facts.sha256}`.", "",

@@ -28,7 +28,8 @@ def program(command: click.Command) -> None:
         e.show()
         sys.exit(2)
     except click.ClickException as e:
-        _say(name, f"{e.format_message()} (see {name} --help)")
+        where = getattr(e, "ctx", None)
+        _say(name, f"{e.format_message()} (see {where.command_path if where else name} --help)")
         sys.exit(2)
     except QuorateError as e:
         _say(name, str(e))

@@ -68,7 +68,8 @@ def standing(story: Story) -> str:
     if story.began is not None:
         text += f", begun {datetime.fromtimestamp(story.began):%Y-%m-%d %H:%M:%S}"
     if story.last is not None:
-        text += f", last heard of {ago(story.last)}"
+        going = story.status in ("running", "unfinished")
+        text += f", {'last heard of' if going else 'ended'} {ago(story.last)}"
     if story.owner:
         silent = "" if story.owner.silent_s is None else f", silent for {story.owner.silent_s:.1f} s"
         text += f"; owned by {story.owner.name}{silent}"

@@ -311,6 +311,12 @@ def test_the_card_pools_the_images_of_a_domain_and_gives_each_figure_its_interva
     assert ["s (held out)", "10", "–", "0.0 %", "0.0 to 27.8 %"] in found
 
 
+def test_the_card_of_one_group_says_that_owners_were_judged_by_their_own() -> None:
+    words = "Of version 1, on the owners' test images, each by the model of its own group, which need not be this one."
+    assert words in card.write(told(DESCRIBED, *EVALUATED, group="cohort-1"))
+    assert "of its own group" not in card.write(told(DESCRIBED, *EVALUATED))
+
+
 def test_the_words_of_a_plugin_are_markdown_as_they_stand() -> None:
     page = card.write(told(DESCRIBED, method={"name": "fedavg", "params": {"adapter": "lora"}}))
     words = "\n- an adapter on a frozen CLIP instead of a whole network, unless the adapter is `tower`\n"

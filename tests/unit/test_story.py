@@ -275,6 +275,13 @@ def test_how_a_run_stands_is_one_line(story: Told, said: str) -> None:
     assert retold.standing(story) == said
 
 
+@pytest.mark.parametrize(("status", "word"), [("finished", "ended"), ("failed", "ended"), ("running", "last heard of")])
+def test_a_run_that_has_ended_is_not_waited_for(status: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.retold.time.time", lambda: 1_000_000.0)
+    story = Told.model_validate({"run": "r", "status": status, "versions": 2, "last": 999_988.0})
+    assert retold.standing(story).endswith(f", {word} 12 s ago")
+
+
 def test_the_time_since_is_in_the_unit_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.retold.time.time", lambda: 1_000_000.0)
     found = [retold.ago(1_000_000.0 - s) for s in (0, 119, 120, 7_199, 7_200, 172_800, -5)]
