@@ -19,6 +19,18 @@ class CenteredClipping:
     lags is discounted first.
     """
 
+    when = (
+        "Some owners may send anything, and the step of one version resembles that of the next. `tau` is how far an "
+        "honest update may be from the step; a value that is too low slows all down. What it held against: "
+        "docs/benchmarks.md. Try `quorate run experiments/robust.yaml --set 'aggregator={name: centered_clipping, "
+        "params: {tau: 0.5}}'`."
+    )
+    costs = (
+        "All decoded updates of a version lie in memory at once; `steps` passes over them. The state holds one more "
+        "model per group."
+    )
+    sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+
     class Params(Frozen):
         """tau: how far an update may pull. steps: L."""
 

@@ -12,12 +12,17 @@ class Momentum:
 
     m begins as the first update and stays with the client. For `centered_clipping`: what an honest owner sends varies
     less from version to version, so that a hostile one which pushes a little, always the same way, cannot hide in it.
-    For owners that are asked in nearly every version, as m grows old in between, and for runs of many times 1 / (1 -
-    beta) versions: in ten versions 0.9 costs accuracy. An update of whole epochs varies little, so that there is little
-    to gain (docs/log.md). Karimireddy, He, Jaggi, Learning from History for Byzantine Robust Optimization, arXiv
-    2012.10333; there of gradients, here of updates.
+    Karimireddy, He, Jaggi, Learning from History for Byzantine Robust Optimization, arXiv 2012.10333; there of
+    gradients, here of updates.
     """
 
+    when = (
+        "With `centered_clipping`, for owners that are asked in nearly every version and whose updates are noisy, of "
+        "few batches. An update of whole epochs varies little, and then there is nothing to gain (docs/log.md). Not "
+        "in short runs: beta 0.9 cost 8.5 points in ten versions, and nothing that could be told in forty."
+    )
+    costs = "Private state as large as the model, for each client. m grows old while its client is not asked."
+    sends = "As much as without it."
     remembers = True
     """Earlier updates are mixed into what is sent, which is no difference between two models then."""
 
