@@ -13,6 +13,11 @@ LARGEST = torch.finfo(torch.float16).max
 class Fp16:
     """float16, rounded to nearest: 2 bytes per number, relative error at most 2^-11, absolute below 2^-24 near zero."""
 
+    when = (
+        "Nearly always: half of `raw`. In the study of `cvlc` it ended within 0.1 points of float32 (docs/studies.md)."
+    )
+    costs = "Hardly any time; private state as large as the update, for what rounding kept back."
+    sends = "Up: 2 bytes per number. Down: float32, as with every codec."
     lossless = False
 
     class Params(Frozen):

@@ -10,6 +10,9 @@ from workers.tensors import Tensors
 class Raw:
     """float32 in, float32 out: 4 bytes per number."""
 
+    when = "The numbers must arrive exactly, as those of `ridge`; or nobody pays for traffic."
+    costs = "Nothing."
+    sends = "Up: 4 bytes per number."
     lossless = True
 
     class Params(Frozen):

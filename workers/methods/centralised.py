@@ -12,6 +12,13 @@ class Centralised(LocalTraining):
     (docs/log.md).
     """
 
+    when = (
+        "To see what is lost by not laying all images in one place; in a simulation only. Try `quorate run "
+        "experiments/demo.yaml --set 'method={name: centralised}' --set rounds.in_flight=1 --set rounds.quorum=1 "
+        "--set rounds.floor=1`."
+    )
+    costs = "One training on all images per version, one after the other."
+    sends = "Up and down: the adapter; the images of all owners are read by the worker."
     paper = "none: the baseline without privacy"
     deviations = ("the optimiser starts anew in every version",)
     traits = Traits(pools=True)

@@ -13,6 +13,15 @@ from workers.tensors import Tensors
 class FedProx(LocalTraining):
     """FedAvg whose clients also pay mu/2 ||w - w_t||^2 for leaving the incoming model w_t; with mu 0 it is FedAvg."""
 
+    when = (
+        "As `fedavg`, where owners differ so much that several local epochs lead them apart. There is no study of it "
+        "here. Try `quorate run experiments/demo.yaml --set 'method={name: fedprox, params: {epochs: 3}}'`."
+    )
+    costs = (
+        "Clients: the distance to the incoming model in each step, hardly more than `fedavg`. Too high a `mu` slows "
+        "everybody."
+    )
+    sends = "As many bytes as `fedavg`."
     paper = "Li et al., Federated Optimization in Heterogeneous Networks, arXiv 1812.06127"
     deviations = (
         "an adapter on a frozen CLIP instead of a whole network, unless the adapter is `tower`",

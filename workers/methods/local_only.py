@@ -17,6 +17,12 @@ class LocalOnly(LocalTraining):
     tensor travels in either direction, and the global model is version 0 for ever.
     """
 
+    when = (
+        "To see whether sharing gains the owners anything: whoever is not above it has no need of the others. Try "
+        "`quorate run experiments/demo.yaml --set 'method={name: local_only}'`."
+    )
+    costs = "One local training per update; each client keeps an adapter as private state."
+    sends = "Nothing in either direction but messages."
     paper = "none: the baseline without federation"
     deviations = ()
 

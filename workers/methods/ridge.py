@@ -32,6 +32,18 @@ class Ridge(Method):
     The moments of few images say much about those images.
     """
 
+    when = (
+        "A linear head is enough, and the result shall not depend on who answers when, or on luck: one round, no "
+        "learning rate. Try `quorate run experiments/ridge.yaml`."
+    )
+    costs = (
+        "Clients: one pass over their features. The orchestrator: one solution per version, which grows with the "
+        "cube of the length of a feature, and one sum of moments."
+    )
+    sends = (
+        "Up: moments, half the square of the length of a feature, in two float32 each and exact, so only with `raw`; "
+        "those of few images tell much about them. Down: the head."
+    )
     paper = (
         "He et al., AFL: A Single-Round Analytic Approach for Federated Learning with Pre-trained Models, "
         "arXiv 2405.16240"

@@ -12,6 +12,12 @@ from workers.setting import Setting
 class ZeroShot(Method):
     """Zero-shot CLIP: cosine with the class texts. Nothing is trained, so the run ends at version 0."""
 
+    when = (
+        "To see what CLIP knows before anybody trains; the report of every other run has it beside the result. Try "
+        "`quorate run experiments/demo.yaml --set 'method={name: zero_shot}'`."
+    )
+    costs = "One pass of every image through the backbone, and no version."
+    sends = "Nothing but accuracies."
     paper = "Radford et al., Learning Transferable Visual Models From Natural Language Supervision, arXiv 2103.00020"
     deviations = ("one prompt by default, where the paper averages 80 for ImageNet; `model.prompts` takes any number",)
     traits = Traits(trains=False)
