@@ -39,7 +39,10 @@ class AdaFL:
     """It asks a part of all clients per round, which `refill: at_arrival` does not have."""
 
     class Params(Frozen):
-        """alpha: memory; 1 is scores that never move. start, end: fractions of the clients, in stages over versions."""
+        """alpha: memory; 1 is scores that never move. start, end: fractions of the clients asked at first and at last.
+
+        stages: from one to the other, equally long, over the first `over` versions; set it to the run's number of them.
+        """
 
         alpha: float = Field(default=0.9, ge=0, le=1)
         start: Share = 0.1
