@@ -50,6 +50,21 @@ def test_planted_groups_get_a_model_each_of_their_members_alone() -> None:
         assert torch.allclose(state.tensors[f"cohort-{n}"]["weight"], expected, atol=1e-6)
 
 
+def test_in_version_1_too_members_weigh_as_they_say_and_lag() -> None:
+    rows = planted(1, 3)
+    fold, told = licfl(cohorts=1).fold(MEAN, beginning(), ALL), ((1.0, 1.0), (2.0, 0.5), (5.0, 1.0))
+    for (client, update), (weight, discount) in zip(updates(rows).items(), told, strict=True):
+        fold.add(client, update, weight, discount)
+    expected = (1 * rows[0] + 2 * 0.5 * rows[1] + 5 * rows[2]) / 8
+    assert torch.allclose(fold.result()["cohort-0/weight"], expected, atol=1e-5)
+
+
+def test_the_projection_has_as_many_components_as_asked_for() -> None:
+    for components in (2, 5):
+        state = merged(licfl(components=components), beginning(), ALL, updates(planted(3, 4)))
+        assert len(state.server["cohorting/basis"]) == components
+
+
 def test_visitors_get_the_unweighted_mean_of_the_cohorts_models() -> None:
     rows = torch.cat([planted(1, 6, seed=1), planted(1, 2, seed=2)])  # 6 and 2 clients, and each cohort counts once
     state = merged(licfl(cohorts=2), beginning(), ALL, updates(rows))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from workers.clustering import Basis, alike, normalised, principal
 
@@ -59,6 +60,42 @@ def test_planted_groups_are_found_whether_their_number_is_given_or_not(groups: i
     for seed in range(5):
         labels = alike(principal(planted(groups, 6, seed=seed), 5)[1], groups if given else None, 8)
         assert labels == truth, "numbered by the first member"
+
+
+def by_the_paper(rows: torch.Tensor, number: int | None) -> tuple[list[int], list[int]]:
+    """Ng, Jordan and Weiss written down once more, on singular vectors; and k-means on the projection alone."""
+    centred = rows.double() - rows.double().mean(dim=0)
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    places = (u * s)[:, :5]
+    count, sigma = len(rows), float((places - places.mean()).square().mean()) ** 0.5
+    affinity = torch.tensor([[
+        0.0 if i == j else float(torch.exp(-(places[i] - places[j]).square().sum() / (2 * sigma**2)))
+        for j in range(count)] for i in range(count)], dtype=torch.float64)  # fmt: skip
+    degrees = affinity.sum(dim=1)
+    values, vectors = torch.linalg.eigh(affinity / (degrees[:, None] * degrees[None, :]).sqrt())
+    falling = values.flip(0).tolist()
+    gaps = [falling[i] - falling[i + 1] for i in range(min(8, count - 1))]
+    number = number or gaps.index(max(gaps)) + 1
+    top = vectors.flip(1)[:, :number]
+    spectral, plain = (
+        KMeans(number, n_init=10, random_state=0).fit(x.numpy()).labels_.tolist()
+        for x in (top / top.norm(dim=1, keepdim=True), places)
+    )
+    return spectral, plain
+
+
+def test_the_clusters_are_those_of_ng_jordan_and_weiss_and_not_of_k_means() -> None:
+    draw, differ = torch.Generator().manual_seed(11), 0
+    for n in range(24):  # groups that are hard to tell apart, so that each step of the method has a say
+        count, apart = 8 + n % 9, (0.0, 2.0, 4.0)[n % 3]
+        centres = apart * torch.randn(3, 12, generator=draw)
+        rows = torch.randn(count, 12, generator=draw) + centres[torch.randint(3, (count,), generator=draw)]
+        number = None if n % 2 else 2 + n % 3
+        spectral, plain = by_the_paper(rows, number)
+        found = alike(principal(rows, 5)[1], number, 8)
+        assert same_partition(found, spectral)
+        differ += not same_partition(spectral, plain)
+    assert differ >= 5
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
