@@ -37,12 +37,12 @@ class Oort:
     `prefer` quantile of all t; L_i: the version it last counted in. With `at_close` the slowest hold a round up; with
     `at_arrival` nobody is waited for, and `penalty: 0` does the slow no wrong. Who says no loss goes by images alone.
     On real workers seconds are measured, so who is asked depends on them. Lai et al., Oort, OSDI 2021; values of the
-    authors' code, T's from memory. Different here: the mean loss of the last epoch, not the root mean square of the
-    first; U is divided by cap; nobody knows how fast a client is that was never asked, so such are drawn by images.
-    Who was asked and never counted has the mean utility, and is as slow as it was waited for. Slow owners, and such
-    whose first answer was lost, are asked less often, some hardly ever: the ledger says who. A client that lies about
-    its loss or images is asked more often: its utility is cut to the next highest at least, and after `most` askings
-    others come first.
+    authors' code, T's from memory. Different here: `most` is 10 (there off); the mean loss of the last epoch, not the
+    root mean square of the first; U is divided by cap; nobody knows how fast a client is that was never asked, so such
+    are drawn by images. Who was asked and never counted has the mean utility, and is as slow as it was waited for. Slow
+    owners, and such whose first answer was lost, are asked less often, some hardly ever: the ledger says who. A client
+    that lies about its loss or images is asked more often: its utility is cut to the next highest at least, and after
+    `most` askings others come first.
     """
 
     when = (
