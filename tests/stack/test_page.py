@@ -31,6 +31,8 @@ A4 = ViewportSize(width=round((210 - 2 * 14) / 25.4 * 96), height=1000)
 TOO_WIDE = (
     "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
 )
+OVER = "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
+"""How far each table reaches; a heading is as wide as the page's text."""
 CUT = """[...document.querySelectorAll("svg text")].filter(text => {
   const [own, plot] = [text, text.closest("svg")].map(e => e.getBoundingClientRect());
   return own.left < plot.left - 1 || own.right > plot.right + 1 || own.top < plot.top - 1 ||
@@ -114,7 +116,12 @@ def test_a_run_with_groups_says_who_is_in_which_and_whose_version_is_whose(
 ) -> None:
     page.goto(written(folder, "licfl").as_uri())
     assert len(page.locator("figure svg").all()) == 8 and heard.said == []
-    assert page.evaluate(TOO_WIDE) == 0 and page.evaluate(CUT) == []
+    for media, size in (("screen", LAPTOP), ("print", A4)):
+        page.set_viewport_size(size)
+        page.emulate_media(media=media)
+        assert page.evaluate(TOO_WIDE) == 0 and page.evaluate(CUT) == []
+        heading = page.locator("h2").first.evaluate("h => h.getBoundingClientRect().right")
+        assert all(right <= heading + 1 for right in page.evaluate(OVER)), media
     ledger = page.locator("#ledger ~ table").first
     place = ledger.locator("th").all_inner_texts().index("group")
     groups = {row.locator("td").nth(place).inner_text() for row in ledger.locator("tbody tr").all()}
