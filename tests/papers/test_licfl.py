@@ -59,6 +59,20 @@ def test_in_version_1_too_members_weigh_as_they_say_and_lag() -> None:
     assert torch.allclose(fold.result()["cohort-0/weight"], expected, atol=1e-5)
 
 
+def test_a_cohort_moves_by_the_servers_share_of_its_step() -> None:
+    method, sent = licfl(cohorts=1), updates(planted(1, 3))
+    states = [method.merge(beginning(), {ALL: _all(method, sent)}, share) for share in (1.0, 0.25)]
+    whole, part = (s.tensors["cohort-0"]["weight"] - beginning().tensors[ALL]["weight"] for s in states)
+    assert torch.allclose(part, whole / 4, atol=1e-6)
+
+
+def _all(method: Licfl, sent: dict[str, Tensors]) -> Tensors:
+    fold = method.fold(MEAN, beginning(), ALL)
+    for client, update in sent.items():
+        fold.add(client, update, 1.0, 1.0)
+    return fold.result()
+
+
 def test_the_projection_has_as_many_components_as_asked_for() -> None:
     for components in (2, 5):
         state = merged(licfl(components=components), beginning(), ALL, updates(planted(3, 4)))
