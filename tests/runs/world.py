@@ -288,7 +288,7 @@ class World:
             if task.kind == "merge":
                 return self._merges(task, how)
             results = tuple(self._result(task, i, how) for i in range(len(task.clients)))
-        except BlobMissing:  # the task is too stale, and nobody waits for it
+        except (BlobMissing, BlobCorrupt):  # the task is too stale, and nobody waits for it; another wrote there since
             return self.works(task, "infra")
         manifest = Manifest(
             run=task.run, task_id=task.task_id, attempt=task.attempt, worker="w", results=results, seconds=0.1
