@@ -95,7 +95,9 @@ def _as_listed(choice: Choice | None, images: Images) -> dict[str, Indices]:
             hint="leave out the partition, or what the data say of clients",
         )
     owners = np.array(images.clients)
-    return {name: np.flatnonzero(owners == name) for name in sorted(set(images.clients))}
+    order = np.argsort(owners, kind="stable").astype(np.int64)
+    names, starts = np.unique(owners[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
 
 
 def _parts(data: Data, name: str, images: Images, seed: int) -> Parts:
