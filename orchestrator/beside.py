@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.view import percent, plain, size
+from orchestrator.wording import percent, plain, size
 from schemas.comparison import Comparison, Estimate
 
 TITLES = {"mean": "mean", "worst": "worst", "held_out": "held out"}

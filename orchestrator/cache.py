@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 
 from infra import settings
-from orchestrator import retold, view
+from orchestrator import retold, tables, wording
 from schemas.base import Frozen
 from schemas.errors import ConfigError, StoreError
 from workers.data.claims import CLAIMS
@@ -61,7 +61,7 @@ def main(*, prune: bool, unused_days: float | None, keep_gb: float | None, as_js
                 Shelf(path).clear()
     after = look(folder)
     if prune:
-        click.echo(f"freed {view.size(max(0, before.size_bytes - after.size_bytes))}", err=True)
+        click.echo(f"freed {wording.size(max(0, before.size_bytes - after.size_bytes))}", err=True)
     _print(after, as_json)
 
 
@@ -118,10 +118,10 @@ def _print(cache: Cache, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(cache.model_dump(mode="json"), indent=2) + "\n")
         return
-    console = view.stdout()
+    console = tables.stdout()
     if cache.features or cache.drawn:
         console.print(_table(cache))
-    console.print(f"{cache.folder}: {view.size(cache.size_bytes)}", highlight=False, soft_wrap=True)
+    console.print(f"{cache.folder}: {wording.size(cache.size_bytes)}", highlight=False, soft_wrap=True)
 
 
 def _table(cache: Cache) -> Table:
@@ -130,7 +130,7 @@ def _table(cache: Cache) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for k in cache.features:
         counts = ("damaged", "") if k.images is None else (f"{k.images:,}", f"{k.texts:,}")
-        table.add_row(f"features {k.fingerprint[:12]}", *counts, view.size(k.size_bytes), retold.ago(k.used))
+        table.add_row(f"features {k.fingerprint[:12]}", *counts, wording.size(k.size_bytes), retold.ago(k.used))
     for d in cache.drawn:
-        table.add_row(f"drawn {d.name}", "", "", view.size(d.size_bytes), "")
+        table.add_row(f"drawn {d.name}", "", "", wording.size(d.size_bytes), "")
     return table

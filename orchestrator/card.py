@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from orchestrator.intervals import wilson
-from orchestrator.view import percent, size
+from orchestrator.wording import percent, size
 from schemas.adapter import AdapterFacts
 from schemas.log import Event
 from schemas.report import Report

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from orchestrator.findings import FATES, Client, Curve, Findings, fates
-from orchestrator.view import plain
+from orchestrator.wording import plain
 
 HALF, WHOLE = 5.3, 10.9
 """Widths in inches: two plots beside one another, or one alone."""

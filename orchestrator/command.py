@@ -53,7 +53,7 @@ def run(
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
-        tables.show(report, view.stdout())
+        tables.show(report, tables.stdout())
         click.echo(f"{folder}/ holds {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0 if report.status == "finished" else 1
 

@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from orchestrator import retold, view
+from orchestrator import retold, wording
 from orchestrator.charts import charts
 from orchestrator.findings import Findings
 from schemas.experiment import Experiment
@@ -29,7 +29,7 @@ def render(found: Findings) -> str:
         loader=PackageLoader("orchestrator"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": view.percent, "size": view.size, "plain": view.plain}
+    environment.filters |= {"percent": wording.percent, "size": wording.size, "plain": wording.plain}
     environment.filters |= {"seconds": _seconds, "moment": _moment, "share": _share}
     rounds = found.story.rounds
     return environment.get_template(

@@ -12,7 +12,7 @@ import torch
 
 from infra import logs, settings
 from orchestrator import results
-from orchestrator.view import percent, plain
+from orchestrator.wording import percent, plain
 from schemas.errors import DataError
 from workers.adapter import of_group, with_weights
 from workers.classifier import Classifier, Unreadable, classifier

@@ -11,7 +11,7 @@ from datetime import datetime
 from rich.console import Console
 
 from orchestrator.tables import show
-from orchestrator.view import percent, plain
+from orchestrator.wording import percent, plain
 from schemas.messages import ALL
 from schemas.story import Gone, Round, Story
 

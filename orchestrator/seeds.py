@@ -13,7 +13,7 @@ from orchestrator import command, shelf
 from orchestrator.archive import FOLDER, read_report
 from orchestrator.extras import needed
 from orchestrator.plan import read_experiment
-from orchestrator.view import plain
+from orchestrator.wording import plain
 from schemas.errors import ConfigError, QuorateError
 from schemas.experiment import Experiment
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from infra import settings
 from infra.files import write_whole
 from infra.runtime import connect
-from orchestrator import retold, view
+from orchestrator import retold, tables, wording
 from orchestrator.archive import Archive
 from orchestrator.extras import needed
 from schemas.base import Name
@@ -32,9 +32,9 @@ def show(name: str, *, version: int | None = None, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(shown.model_dump_json(indent=2) + "\n")
     elif isinstance(shown, Story):
-        retold.tell(shown, view.stdout())
+        retold.tell(shown, tables.stdout())
     else:
-        retold.one(shown, view.stdout(), opened=shown == told.open)
+        retold.one(shown, tables.stdout(), opened=shown == told.open)
     _warn(archive)
 
 
@@ -48,7 +48,7 @@ def write_page(name: str, path: Path) -> None:
     text = page.render(findings.find(archive.story(name), events))
     write_whole(path, text.encode(errors="replace"))
     path.chmod(0o644)  # made to be shown
-    click.echo(f"wrote {path} ({view.size(path.stat().st_size)})", err=True)
+    click.echo(f"wrote {path} ({wording.size(path.stat().st_size)})", err=True)
     _warn(archive)
 
 
@@ -72,7 +72,7 @@ def compare(names: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(found.model_dump_json(indent=2) + "\n")
     else:
-        beside.show(found, view.stdout())
+        beside.show(found, tables.stdout())
 
 
 def _version(told: Story, version: int) -> Round:
@@ -112,7 +112,7 @@ def list_runs(*, as_json: bool) -> None:
         kept = {"run", "status", "reason", "owner", "version", "versions", "began", "last"}
         sys.stdout.write(json.dumps([s.model_dump(mode="json", include=kept) for s in found], indent=2) + "\n")
     elif found:
-        view.stdout().print(_table(found))
+        tables.stdout().print(_table(found))
     else:
         click.echo("no runs here yet: quorate run experiments/demo.yaml")
     _warn(archive)
@@ -134,9 +134,9 @@ def _table(found: list[Story]) -> Table:
     for s in found:
         accuracy = s.report.accuracy if s.report else None
         version = str(s.version) if s.status == "finished" else f"{s.version}/{s.versions}"
-        mean, worst = (accuracy.mean, accuracy.worst) if accuracy else (None, None)
-        cells = (s.run, s.status, version, retold.ago(s.last), view.percent(mean), view.percent(worst), _remark(s))
-        table.add_row(*(Text(view.plain(cell)) for cell in cells))
+        scores = (accuracy.mean, accuracy.worst) if accuracy else (None, None)
+        cells = (s.run, s.status, version, retold.ago(s.last), *map(wording.percent, scores), _remark(s))
+        table.add_row(*(Text(wording.plain(cell)) for cell in cells))
     return table
 
 

@@ -1,10 +1,14 @@
-"""The report of a run as tables on stdout. Reads a report only."""
+"""The report of a run as tables on stdout, and the stdout that tables are printed on. Reads a report only."""
+
+import re
+import sys
+from typing import IO, Any, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.view import percent, plain, size
+from orchestrator.wording import percent, plain, size
 from schemas.log import Share
 from schemas.report import Report
 
@@ -58,3 +62,22 @@ def _table(report: Report, width: int) -> Table:
 
 def _percent(value: float | None) -> str:
     return percent(value).removesuffix(" %")
+
+
+class _Trimmed:
+    """A stream without blanks at the ends of lines, which rich fills columns and wrapped lines up with."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(re.sub(" +\n", "\n", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def stdout() -> Console:
+    """Where tables are printed."""
+    return Console(file=cast(IO[str], _Trimmed(sys.stdout)))

@@ -3,12 +3,10 @@
 Reads events, and how encoding gets on, only. A terminal gets a live panel, anything else one line per version.
 """
 
-import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.wording import percent, plain
 from schemas.experiment import Experiment
 from schemas.log import Event
 from schemas.messages import ALL
@@ -208,42 +207,3 @@ class View:
         shown = max(self.scores, default=0)
         told = self.note or f"accuracy v{shown}: {self._accuracy(shown)}"
         return Group(Text(f"run {self.run}"), bars, Text(numbers), Text(told))
-
-
-class _Trimmed:
-    """A stream without blanks at the ends of lines, which rich fills columns and wrapped lines up with."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        self.stream.write(re.sub(" +\n", "\n", text))
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def stdout() -> Console:
-    """Where tables are printed."""
-    return Console(file=cast(IO[str], _Trimmed(sys.stdout)))
-
-
-def percent(value: float | None) -> str:
-    """An accuracy as people read it, e.g. `61.2 %`; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def plain(text: str) -> str:
-    """The text without control characters: names and reasons come from workers."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def size(count: int) -> str:
-    """Bytes with a decimal unit, e.g. `2.1 MB`."""
-    value, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

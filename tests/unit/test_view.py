@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.story import Story
-from orchestrator.tables import show
-from orchestrator.view import View, percent, size, stdout
+from orchestrator.tables import show, stdout
+from orchestrator.view import View
+from orchestrator.wording import percent, size
 from schemas.log import Event, Share
 from schemas.report import Accuracies, HeldOut, Report
 from tests.toys import experiment
