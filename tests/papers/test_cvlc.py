@@ -105,6 +105,22 @@ def test_no_upload_is_above_the_budget_and_every_group_is_in_its_bounds(
     assert not back[order[start:]].any()
 
 
+def test_the_codes_of_a_group_lie_between_its_own_least_and_greatest_number() -> None:
+    x = power_law(3000, -0.6).abs() + 0.1  # all above zero, so no range begins below it
+    packed = cvlc(bits=3.0, groups=4).encode({"w": x}, draws())
+    order, start = x.abs().argsort(descending=True, stable=True), 0
+    for k, (low, high) in zip(packed[COUNTS].tolist(), packed[RANGES].tolist(), strict=True):
+        of, start = x[order[start : start + k]], start + k
+        assert (low, high) == (float(of.min()), float(of.max())) and low > 0
+
+
+def test_what_would_not_be_less_is_sent_as_it_is() -> None:
+    # A group costs 104 bits beside its packet: with ten of them 32 bits per number are reached at 1040 / (32 - bits).
+    x = power_law(104, -0.5)
+    for bits, packs in ((32.0, False), (22.0, False), (21.9, True)):
+        assert (BITS in cvlc(bits=bits, groups=10).encode({"w": x}, draws())) == packs
+
+
 def test_zeros_and_constants_arrive_exactly() -> None:
     for x in (torch.zeros(500), torch.full((500,), -2.5)):
         sent = cvlc(bits=16, groups=2, length=4).encode({"w": x}, draws())  # 4 + 9 bits each: all of them fit in
