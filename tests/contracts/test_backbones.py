@@ -456,6 +456,29 @@ def test_a_folder_whose_tokenizer_needs_a_library_that_is_not_there_says_so(mini
     assert in_folder(folder).fingerprint != before
 
 
+def test_a_cocas_image_tower_gives_features_alone_and_leaves_the_model_as_it_is(tmp_path: Path) -> None:
+    vision = CONFIG["model_cfg"]["vision_cfg"] | {
+        "attentional_pool": True,
+        "attn_pooler_heads": 2,
+        "output_tokens": True,
+    }
+    text = CONFIG["model_cfg"]["text_cfg"] | {"embed_cls": True, "output_tokens": True}
+    more = {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1, "attn_pooler_heads": 2}
+    coca = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": more, "custom_text": True}
+    (tmp_path / "coca_mini.json").write_text(json.dumps(coca))
+    open_clip.add_model_config(tmp_path / "coca_mini.json")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        torch.save(open_clip.create_model("coca_mini").state_dict(), tmp_path / "coca.pt")
+    made = open_clip_of(model="coca_mini", weights=str(tmp_path / "coca.pt"), quick_gelu=False)
+    batch = images(made, 3)
+    before, tower = made.encode_images(batch), made.image_tower()
+    with torch.no_grad():
+        unit = torch.nn.functional.normalize(tower(batch), dim=1)  # as CoCa's own encode_image gives them
+        assert torch.allclose(unit, before, atol=1e-5)
+    assert torch.equal(made.encode_images(batch), before)
+
+
 def test_pickled_code_in_a_folder_is_not_run(mini: Path, tmp_path: Path) -> None:
     folder = folder_of(mini, tmp_path / "f", weights="open_clip_pytorch_model.bin")
     torch.save({"state_dict": Attack(tmp_path / "run")}, folder / "open_clip_pytorch_model.bin")

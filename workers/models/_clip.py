@@ -4,6 +4,7 @@ Knows open_clip (imported when a model is built, never before) and the device. M
 caches or which plugin asks.
 """
 
+import copy
 import hashlib
 import os
 import zipfile
@@ -112,8 +113,12 @@ class Clip(ABC):
         """The image tower, to be trained inside: float32 (B, 3, H, W) -> (B, D), raw. Raises ConfigError."""
         if self.untrained:
             raise ConfigError(f"the image tower of this backbone {self.untrained}")
-        tower: nn.Module = self._model.visual
-        return tower
+        tower: Any = self._model.visual
+        if getattr(tower, "output_tokens", False):  # CoCa's gives what its captions are made of, too
+            tower = copy.copy(tower)  # the same weights; `encode_images` goes on with the one that gives both
+            tower.output_tokens = False
+        made: nn.Module = tower
+        return made
 
     def embed(self, text: str) -> torch.Tensor:
         """The token embeddings of a text, without its start and end: float32 (M, W) on CPU. Raises ConfigError."""
