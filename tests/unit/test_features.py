@@ -17,7 +17,7 @@ from PIL import Image
 from schemas.base import Choice
 from schemas.errors import DataError, StoreError
 from tests.toys import ToyBackbone, paint
-from workers.data import ahead, features
+from workers.data import ahead, claims, features
 from workers.data.features import Features
 from workers.data.pixels import decode, read
 from workers.data.progress import EVERY_S, Progress, Step, heard
@@ -267,9 +267,7 @@ ToyBackbone = Stuck
 """,
 )
 """A process that is stopped with three chunks kept and the fourth and fifth its own to encode."""
-SOON = ENCODE.replace(
-    "features.CHUNK = 2", "features.CHUNK = 2\nfrom workers.data import claims\nclaims.SILENT_S = 2.5"
-)
+SOON = ENCODE.replace("features.CHUNK = 2", "features.CHUNK = 2\nfrom workers.data import claims\nclaims.SILENT_S = 4")
 
 
 def _told(process: subprocess.Popen[str]) -> tuple[int, float]:
@@ -277,22 +275,24 @@ def _told(process: subprocess.Popen[str]) -> tuple[int, float]:
     return int(encodes), float(total)
 
 
-def test_each_image_is_encoded_once_although_one_of_three_processes_is_killed(tmp_path: Path) -> None:
+def test_each_image_is_encoded_once_although_one_of_three_processes_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = paint(tmp_path / "images", per_class=4)
-    with contextlib.ExitStack() as stack:
-        stuck, *others = (stack.enter_context(_process(p, tmp_path, images)) for p in (STUCK, SOON, SOON))
+    paths = sorted(images.rglob("*.png"))
+    monkeypatch.setattr(features, "CHUNK", 2)
+    monkeypatch.setattr(claims, "SILENT_S", 4.0)
+    with _process(STUCK, tmp_path, images) as stuck, _process(SOON, tmp_path, images) as other:
         assert stuck.stdout and stuck.stdout.readline() == "at it\n"
         stuck.kill()
-        for process in others:
-            assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
-        for process in others:
-            assert process.stdin
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        said = [_told(process) for process in others]
-    assert sum(encodes for encodes, _ in said) == 36 - 6
-    whole = _features(tmp_path / "alone").images(sorted(images.rglob("*.png"))).features
-    assert {total for _, total in said} == {whole.sum(dtype=torch.float64).item()}
+        assert other.stdin and other.stdout and other.stdout.readline() == "ready\n"
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        mine = _features(tmp_path).images(paths)
+        encodes, total = _told(other)
+    assert mine.encodes + encodes == 36 - 6
+    whole = _features(tmp_path / "alone").images(paths).features
+    assert torch.equal(mine.features, whole) and total == whole.sum(dtype=torch.float64).item()
     assert Shelf(_file(tmp_path)).kinds() == {"image": 36}
     assert Shelf(_file(tmp_path).with_suffix(".claims")).kinds() == {}
 
