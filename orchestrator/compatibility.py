@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from schemas.experiment import Simulate
-from workers.setting import ImageTower
+from workers.setting import ImageTower, TextTower
 
 if TYPE_CHECKING:
     from orchestrator.plan import Plan
@@ -98,6 +98,15 @@ def _images(made: "Plan") -> Objections:
     )
     untrained = getattr(made.backbone, "untrained", "")
     yield not traits.cached and bool(untrained), f"{inside} that of backbone {e.model.backbone.name} {untrained}"
+    steers = bool(getattr(getattr(made.method, "adapter", None), "steers", False))
+    yield (
+        steers and not isinstance(made.backbone, TextTower),
+        f"method {name} with this adapter learns words, and backbone {e.model.backbone.name} has no text tower",
+    )
+    yield (
+        steers and not e.model.prompts[0].partition("{}")[0].strip(),
+        f"method {name} with this adapter learns the words before the class, and {e.model.prompts[0]!r} has none",
+    )
     yield (
         traits.needs_public and e.public is None,
         f"method {name} wants images that are nobody's; name a data set of some in `public`",

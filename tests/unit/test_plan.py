@@ -522,6 +522,14 @@ def test_who_trains_inside_the_image_tower_wants_one_in_full_precision(write: An
     assert compatible(plan(read_experiment(file, ["method.name=fedavg", without]))) is None
 
 
+@pytest.mark.parametrize("method", ["{name: promptfl}", "{name: fedprox, params: {adapter: prompt}}"])
+def test_who_learns_words_wants_a_text_tower(write: Any, method: str) -> None:
+    without = f"model.backbone.name={HERE}:Features"
+    assert f"backbone {HERE}:Features has no text tower" in _refusal(write(MINIMAL), f"method={method}", without)
+    assert "'{} alone' has none" in _refusal(write(MINIMAL), f"method={method}", 'model.prompts=["{} alone", "a {}"]')
+    assert compatible(plan(read_experiment(write(MINIMAL), [f"method={method}"]))) is None
+
+
 def test_a_method_that_does_not_train_stays_at_version_0(write: Any) -> None:
     assert _plan(write, "Untrained", "rounds.versions=9").versions == 0
     assert _plan(write, "Exact", "rounds.versions=9").versions == 9

@@ -50,6 +50,7 @@ class Prompt:
         "it starts from the words of the experiment's prompt, the paper's `ctx_init`, and never from noise",
         "what follows the class name in the prompt stays as it is, where the paper has a full stop",
     )
+    steers = True
 
     class Params(Frozen):
         """No parameters: as many vectors as the words before `{}` have tokens."""

@@ -19,7 +19,10 @@ from workers.training import Recipe
 
 
 class Adapter(Protocol):
-    """A family of trainable models (workers/adapters). One with `cached = False` is on images and not on features."""
+    """A family of trainable models (workers/adapters). One with `cached = False` is on images and not on features.
+
+    One with `steers = True` learns words, for which the backbone must have a text tower.
+    """
 
     def build(self, setting: Setting, generator: torch.Generator) -> nn.Module:
         """The model: raw features float32 (B, D), or preprocessed images (B, 3, H, W), -> logits (B, K).
