@@ -12,6 +12,7 @@ from orchestrator.book import Book
 from orchestrator.desk import Desk
 from orchestrator.lineage import Lineage
 from orchestrator.plan import Plan
+from orchestrator.rounds import Progress
 from orchestrator.simulate import Simulator
 from schemas.base import derive
 from schemas.errors import QuorumError
@@ -68,7 +69,7 @@ class Asking:
         told = [f"{client} ({_fates(share)})" for client, share in ledger.items()]
         more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
         return QuorumError(
-            f"version {version} of run {run} got {self.book.progress(group).accepted} updates, at least {spec.floor} "
+            f"version {version} of run {run} got {_got(self.book.progress(group), spec.floor)}, at least {spec.floor} "
             f"are needed, and asking {spec.retries} times more did not help; "
             f"asked so far: {', '.join(told[:NAMED]) or 'nobody, since nobody was there'}{more}",
             hint="lower rounds.floor, raise rounds.deadline_s, or see in the ledger which clients are lost",
@@ -86,6 +87,11 @@ class Asking:
         random = Random(derive(self.plan.experiment.seed, now.base, "select", now.batches, *more))
         there = set(free)
         return [c for c in dict.fromkeys(self.plan.selector.pick(free, budget, random)) if c in there][:budget]
+
+
+def _got(progress: Progress, floor: int) -> str:
+    few = " of too few owners" if progress.short and progress.accepted >= floor else ""
+    return f"{progress.accepted} updates{few}"
 
 
 def _fates(share: Share) -> str:

@@ -22,7 +22,7 @@ class Book(Tasks):
     """All that decides: the tasks of the run, and what became of them.
 
     closing: the group whose round is closed and whose model is with a worker; its arrivals wait at the door.
-    least: fewest updates that the aggregator can do with.
+    least: fewest owners whose updates the aggregator can do with.
     """
 
     accepted: dict[tuple[str, str], Accepted] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Book(Tasks):
             in_flight=sum(len(o.clients) for o in flying),
             opened_at=now.opened_at,
             next_expiry=self.next_expiry(),
-            least=self.least,
+            short=max(0, self.least - len({a.client for a in self.accepted.values() if a.group == group})),
         )
 
     def without(self, group: str = ALL) -> tuple[str, ...]:

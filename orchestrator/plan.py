@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def least(self) -> int:
-        """Fewest updates that the aggregator can do with."""
+        """Fewest owners whose updates the aggregator can do with."""
         return int(getattr(self.aggregator, "least", 1))
 
 

@@ -16,7 +16,7 @@ class Progress:
     asked: clients asked since this version opened. in_flight: clients whose answer would still be admitted.
     opened_at: when this version opened, or was last retried. next_expiry: when the next task in flight expires.
     returns: when the next client comes back that could be asked then; infinity if there is none.
-    least: fewest updates that the aggregator can do with; the floor is never below it.
+    short: owners who are missing still to what the aggregator can do with, however many updates there are.
     """
 
     accepted_at: tuple[float, ...]
@@ -25,7 +25,7 @@ class Progress:
     opened_at: float
     next_expiry: float = float("inf")
     returns: float = float("inf")
-    least: int = 1
+    short: int = 0
 
     @property
     def accepted(self) -> int:
@@ -60,8 +60,8 @@ def needed(spec: Rounds, asked: int) -> int:
 
 def quorum_at(spec: Rounds, progress: Progress) -> float | None:
     """When the quorum was reached, or None."""
-    enough = max(needed(spec, progress.asked), progress.least)
-    if progress.accepted < enough:
+    enough = needed(spec, progress.asked)
+    if progress.accepted < enough or progress.short:
         return None
     return max(progress.opened_at, sorted(progress.accepted_at)[enough - 1])
 
@@ -73,7 +73,7 @@ def decide(spec: Rounds, progress: Progress, now: float) -> Verdict:
     if reached is not None and (alone or spec.refill == "at_arrival" or now >= reached + spec.grace_s):
         return Close()
     if alone or now >= deadline:
-        if progress.accepted >= spec.floor:
+        if progress.accepted >= spec.floor and not progress.short:
             return Close()
         if now >= deadline or progress.returns == float("inf"):
             return Abort()

@@ -431,6 +431,19 @@ def test_a_close_that_names_an_update_that_is_not_there_is_refused() -> None:
         book.closes(Closed(version=0, counted=(("v0-ann-0", "ann"),), without=()))
 
 
+def test_what_the_aggregator_lacks_is_counted_in_owners() -> None:
+    book = Book(_spec(), least=2)
+    late, other = _ask(book, "ann", "bob")
+    book.expires_now(late.task_id)
+    book.opens(1, 2.0)
+    (newer,) = _ask(book, "ann")
+    found = [book.progress()]
+    for task in (late, newer, other):
+        _accept(book, task)
+        found.append(book.progress())
+    assert [(p.accepted, p.short) for p in found] == [(0, 2), (1, 1), (2, 1), (3, 0)]
+
+
 def test_a_late_answer_to_an_older_private_state_does_not_take_it_back() -> None:
     book = Book(_spec())
     (old,) = _ask(book, "ann")
