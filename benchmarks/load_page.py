@@ -68,8 +68,7 @@ soon as one ends. Faults come at random and for up to 8 s, two at once in three 
 committed again. Each run is audited at its end (`quorate audit`), and no grant may stand in any log.
 **{found.minutes:g} minutes, {len(found.blows)} blows (seed {found.seed}): {found.done}.**
 *Recovery*: from the end of the fault (a killed part is then started again) to the next version of the run that took
-longest. An orchestrator that is started while Redis is
-away says so and ends, for a wrong address looks the same; it is counted as a violation here although the run goes on.
+longest. An orchestrator that ends by itself, also one that is started while Redis is away, is a violation.
 
 {table(["fault", "times", "longest recovery, s", "median, s"], rows)}{_violations(found)}
 {place(found.where)}
