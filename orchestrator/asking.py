@@ -59,7 +59,7 @@ class Asking:
         if not (version == 0 or (last and spec.final) or (spec.every and version % spec.every == 0)):
             return
         tasks = orders.evaluation(self.book, self.lineage.commit, self.clock.now())
-        if new := tuple(t for t in tasks if not self.book.knows(t)):
+        if new := tuple(t for t in tasks if not self.book.knows(t.task_id)):
             self.desk.ask(new)
 
     def failed(self, group: str) -> QuorumError:

@@ -134,7 +134,7 @@ class Desk:
         return True
 
     def _ask(self, decision: Asked, at: float) -> None:
-        again = self.book.asked_before(decision) or any(self.book.knows(task) for task in decision.tasks)
+        again = self.book.asked_before(decision) or any(self.book.knows(task.task_id) for task in decision.tasks)
         if again:
             return  # a log whose answer was lost may hold an entry twice
         self.book.asks(decision, at, instant=self.instant)

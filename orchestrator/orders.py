@@ -19,13 +19,24 @@ def training(book: Book, commit: Commit, picked: Iterable[str], now: float, grou
     """Training tasks for the picked clients of a group, from the group's current model: one each, or one for several
     that the same site plays."""
     base, site_of = book.rounds[group].base, sites(commit)
+    shared = _shared(picked, site_of, book.spec.clients_per_task)
     return tuple(
         Open(
-            task_id=f"v{base}-{clients[0]}-{book.seq + i}", kind="train", base=base, clients=clients, attempt=1,
+            task_id=task_id, kind="train", base=base, clients=clients, attempt=1,
             group=group, site=site_of[clients[0]], asked_at=now, private=_private(book, clients),
         )
-        for i, clients in enumerate(_shared(picked, site_of, book.spec.clients_per_task))
+        for task_id, clients in zip(_ids(book, base, shared), shared, strict=True)
     )  # fmt: skip
+
+
+def _ids(book: Book, base: int, shared: list[tuple[str, ...]]) -> list[str]:
+    """New ids. A stream that was emptied tells of the later tasks only, so the next numbers may have been given."""
+    first = book.seq
+    while True:
+        ids = [f"v{base}-{clients[0]}-{first + i}" for i, clients in enumerate(shared)]
+        if not any(map(book.knows, ids)):
+            return ids
+        first += 1
 
 
 def _shared(picked: Iterable[str], site_of: Mapping[str, str | None], most: int) -> list[tuple[str, ...]]:

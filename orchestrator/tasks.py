@@ -133,9 +133,9 @@ class Tasks:
             again |= {"asked_at": at} if self.open[decision.task_id].kind == "describe" else {}
             self.open[decision.task_id] = self.open[decision.task_id].model_copy(update=again)
 
-    def knows(self, task: Open) -> bool:
+    def knows(self, task_id: str) -> bool:
         """Whether the task was asked before."""
-        return task.task_id in self.open or task.task_id in self.expired or task.task_id in self.finished
+        return task_id in self.open or task_id in self.expired or task_id in self.finished
 
     def find(self, manifest: Manifest) -> Open | None:
         """The task that a manifest answers, open or expired; None if it is unknown, too old, or was answered before."""

@@ -13,11 +13,13 @@ from infra.blobs import FileBlobs
 from infra.bus import LocalBus
 from infra.runtime import Runtime
 from infra.stream import Entry, FileStream
-from orchestrator import keys
+from orchestrator import keys, orders
 from orchestrator import run as runs
+from orchestrator.book import Book
 from orchestrator.commits import Commits
 from orchestrator.loop import Loop
 from orchestrator.plan import plan
+from schemas.decisions import Asked
 from schemas.errors import BlobMissing, LeaseLost
 from schemas.experiment import Experiment
 from schemas.messages import BlobRef
@@ -298,6 +300,25 @@ def test_a_decision_about_updates_that_are_gone_is_ignored_and_the_run_goes_on(s
     stage.ends(again)
     last = stage.commits.last()
     assert last is not None and last.version == 2
+
+
+@pytest.mark.parametrize("client", ["ann", "bob", "cem"])
+def test_a_stream_that_tells_the_end_of_a_round_alone_leads_to_no_task_that_was_asked_before(client: str) -> None:
+    """Who is asked again after a retry got the number of the one task that the emptied stream still knew."""
+    stage = Stage(in_flight=1, quorum=1, floor=1)
+    (asked,) = orders.training(Book(stage.made.rounds, seq=1), stage.loop("never").lineage.commit, [client], 1000.0)
+    assert asked.task_id == f"v0-{client}-1"
+    stage.world.stream.arrive("decision", Asked(version=0, tasks=(asked,)).model_dump_json())
+    loop = stage.loop("first")
+    loop.replay()
+    stage.works(client, "no update")
+    steps = 0
+    while loop.book.version == 0 and (steps := steps + 1) < 20:
+        loop.step()
+        while stage.world.bus.queue:
+            stage.world.says(stage.world.works(stage.world.bus.queue.pop(0), "well"))
+    assert loop.book.version == 1
+    stage.ends(loop)
 
 
 @pytest.mark.parametrize("free", [False, True])
