@@ -23,7 +23,7 @@ from schemas.errors import RunFailed
 from schemas.log import Event
 from schemas.messages import ALL, Grant
 
-REPETITIONS, WORKERS, THREADS = 8, 2, 4
+REPETITIONS, WORKERS, THREADS = 16, 2, 4
 CLIENTS, QUORUM, IN_FLIGHT = 64, 8, 8
 VERSIONS, WARM, PAIRS = 32, 4, 160
 TTL_S = 600.0
