@@ -67,6 +67,11 @@ class Studied(Frozen):
         pairs = zip(self.values(arm, number), self.values(other, number), strict=True)
         return interval([a - b for a, b in pairs])
 
+    def verdict(self, arm: str, other: str, number: str) -> str:
+        """Whether the first is `above` or `below` the other at 95 %; empty if they are not told apart."""
+        middle, half = self.difference(arm, other, number)
+        return "" if abs(middle) <= half else "above" if middle > 0 else "below"
+
 
 _ALL = TypeAdapter(list[Studied])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from infra import files
 from schemas.adapter import AdapterFacts
 from schemas.base import Choice
 from schemas.complaints import complaint
@@ -33,10 +34,7 @@ class Adapter:
 def read_adapter(path: Path) -> Adapter:
     """The adapter of a file, whole and as it was written. Raises ConfigError for anything else."""
     try:
-        size = path.stat().st_size
-        if not path.is_file() or size > LARGEST:
-            raise ConfigError(f"{path} is no adapter: not a file of at most {LARGEST} bytes")
-        data = path.read_bytes()
+        data = files.whole(path, LARGEST)
         tensors = unpack(data)
         facts = _facts(metadata(data), path)
     except OSError as e:

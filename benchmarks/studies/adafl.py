@@ -87,9 +87,8 @@ def read(found: Studied) -> str:
     """By what the intervals say."""
     told = {number: list[str]() for number in NUMBERS}
     for first, other, number in PAIRS:
-        middle, half = found.difference(first, other, number)
-        if abs(middle) > half:
-            told[number].append(f"{first} is {'above' if middle > 0 else 'below'} {other}")
+        if verdict := found.verdict(first, other, number):
+            told[number].append(f"{first} is {verdict} {other}")
     fewer = 100 * (1 - mean(found.values("adafl", TO_TARGET)) / mean(found.values("uniform, 0.3", TO_TARGET)))
     said = "; ".join(f"*{number}*: {', '.join(pairs) or 'nothing'}" for number, pairs in told.items())
     return f"adafl needs {fewer:.0f} % fewer uploads to the target than uniform, 0.3. Told apart at 95 %: {said}."

@@ -72,8 +72,7 @@ def _told(found: Studied, steps: str, number: str) -> str:
     told: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
     for first, other, compared in PAIRS:
         if compared == number and first == named("alicfl, loss", steps):
-            middle, half = found.difference(first, other, number)
-            verdict = "not told apart from" if abs(middle) <= half else "above" if middle > 0 else "below"
+            verdict = found.verdict(first, other, number) or "not told apart from"
             told[verdict].append(other.removesuffix(f", {steps}"))
     said = "; ".join(f"{verdict} {' / '.join(others)}" for verdict, others in told.items() if others)
     return f"{steps.capitalize()}, *{number}*: alicfl by loss is, at 95 %, {said}."

@@ -130,10 +130,9 @@ def against(found: Studied, first: str, other: str) -> str:
     """In which numbers one is told apart from another, and how."""
     told: dict[str, list[str]] = {"better": [], "worse": []}
     for number in NUMBERS:
-        middle, half = found.difference(first, other, number)
-        if abs(middle) > half:
-            less_is_better = number in (TO_TARGET, UPLOADS)
-            told["better" if (middle < 0) == less_is_better else "worse"].append(f"*{number}*")
+        if verdict := found.verdict(first, other, number):
+            wanted = "below" if number in (TO_TARGET, UPLOADS) else "above"
+            told["better" if verdict == wanted else "worse"].append(f"*{number}*")
     parts = [f"{word} than {other} in {', '.join(numbers)}" for word, numbers in told.items() if numbers]
     return f"{first} is {' and '.join(parts) or f'not told apart from {other}'}"
 

@@ -109,9 +109,8 @@ def read(found: Studied) -> str:
     )
     told: dict[str, list[str]] = {"above": [], "below": []}
     for first, other, number in PAIRS:
-        middle, half = found.difference(first, other, number)
-        if abs(middle) > half:
-            told["above" if middle > 0 else "below"].append(f"{first} and {other} in *{number}*")
+        if verdict := found.verdict(first, other, number):
+            told[verdict].append(f"{first} and {other} in *{number}*")
     verdicts = "; ".join(f"{verdict}: {', '.join(pairs) or 'nothing'}" for verdict, pairs in told.items())
     return (
         "At an equal error the search takes less traffic than the best code of one length that also has a range per "

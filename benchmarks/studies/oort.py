@@ -116,9 +116,8 @@ def read(found: Studied) -> str:
     """By what the intervals say."""
     told = {number: list[str]() for number in NUMBERS}
     for first, other, number in PAIRS:
-        middle, half = found.difference(first, other, number)
-        if abs(middle) > half:
-            told[number].append(f"{'above' if middle > 0 else 'below'} {other}")
+        if verdict := found.verdict(first, other, number):
+            told[number].append(f"{verdict} {other}")
     times = [mean(found.values(f"uniform{how}", TO_TARGET)) / mean(found.values(f"oort{how}", TO_TARGET))
              for how in ("", ", even")]  # fmt: skip
     said = "; ".join(f"*{number}*: {', '.join(others) or 'nothing'}" for number, others in told.items())

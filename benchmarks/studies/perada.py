@@ -40,9 +40,8 @@ def read(found: Studied) -> str:
     """By what the intervals say."""
     said = []
     for first, other, number in PAIRS:
-        middle, half = found.difference(first, other, number)
-        if abs(middle) > half:
-            said.append(f"{first} is {'above' if middle > 0 else 'below'} {other} in *{number}*")
+        if verdict := found.verdict(first, other, number):
+            said.append(f"{first} is {verdict} {other} in *{number}*")
     return "At 95 %: " + "; ".join([*said, "nothing else of the table is told apart"]) + "."
 
 

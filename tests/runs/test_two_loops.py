@@ -90,6 +90,15 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and "cache" not in p.parts}
 
 
+def two_have_answered(stage: Stage) -> Loop:
+    """A loop that has asked, and as many answers as a version takes have come: its next step closes."""
+    loop = stage.loop("first")
+    loop.step()
+    for client in ("ann", "bob"):
+        stage.works(client)
+    return loop
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint(tmp_path_factory.mktemp("images"))
@@ -165,10 +174,7 @@ def stage() -> Stage:
 
 def test_a_version_adopted_in_a_replay_is_gone_on_from_where_it_stands(stage: Stage) -> None:
     """One loop had seen two updates and another three; the commit of the first lands while a third loop replays."""
-    first = stage.loop("first")
-    first.step()
-    for client in ("ann", "bob"):
-        stage.works(client)
+    first = two_have_answered(stage)
     third: list[Loop] = []
 
     def second_closes_with_all(*what: str) -> None:
@@ -198,10 +204,7 @@ def test_a_version_adopted_in_a_replay_is_gone_on_from_where_it_stands(stage: St
 
 def test_who_adopts_a_version_takes_over_what_was_decided_after_it(stage: Stage) -> None:
     """A loop hangs before its commit; another commits that version and asks for the next; the first owns the run."""
-    first = stage.loop("first")
-    first.step()
-    for client in ("ann", "bob"):
-        stage.works(client)
+    first = two_have_answered(stage)
     asked: list[tuple[str, int]] = []
 
     def overtaken(*what: str) -> None:
@@ -226,10 +229,7 @@ def test_who_adopts_a_version_takes_over_what_was_decided_after_it(stage: Stage)
 def test_who_was_overtaken_by_more_than_one_version_stands_at_the_last(stage: Stage) -> None:
     """The models of the version in between are deleted by then."""
     stage = Stage(versions=4, max_staleness=0)
-    first = stage.loop("first")
-    first.step()
-    for client in ("ann", "bob"):
-        stage.works(client)
+    first = two_have_answered(stage)
 
     def overtaken(*what: str) -> None:
         second = stage.loop("second")
@@ -250,10 +250,7 @@ def test_whose_updates_another_loop_has_counted_and_deleted_goes_on_from_its_com
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.intake.BUDGET", 0)  # so that a fold reads them from the store
-    first = stage.loop("first")
-    first.step()
-    for client in ("ann", "bob"):
-        stage.works(client)
+    first = two_have_answered(stage)
 
     def overtaken(*what: str) -> None:
         second = stage.loop("second")
@@ -272,10 +269,7 @@ def test_an_update_that_is_missing_though_nobody_was_faster_ends_the_loop(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.intake.BUDGET", 0)
-    loop = stage.loop("first")
-    loop.step()
-    for client in ("ann", "bob"):
-        stage.works(client)
+    loop = two_have_answered(stage)
     stage.before(
         "arrive", '"closed"', lambda *what: stage.world.blobs.delete(*stage.world.blobs.keys("runs/r/updates/"))
     )
@@ -285,10 +279,7 @@ def test_an_update_that_is_missing_though_nobody_was_faster_ends_the_loop(
 
 
 def test_a_decision_about_updates_that_are_gone_is_ignored_and_the_run_goes_on(stage: Stage) -> None:
-    loop = stage.loop("first")
-    loop.step()
-    for client in ("ann", "bob"):
-        stage.works(client)
+    loop = two_have_answered(stage)
     stage.before("arrive", '"closed"', lambda *what: stage.world.empty())
     stage.before("put", V1, dies)
     with pytest.raises(Killed):

@@ -48,28 +48,20 @@ def ends_alike(stage: Field, name: str, undisturbed: Outcome) -> None:
     assert {c: b.sha256 for c, b in last.private.items()} == {c: b.sha256 for c, b in alone.private.items()}
 
 
-def test_a_worker_killed_in_training_takes_no_personal_adapter_with_it(stage: Field, undisturbed: Outcome) -> None:
-    orders = stage.orders("personal")
-    with orders.tell("wait", "flat-0", 1) as waiting:  # from version 1 on there is a personal adapter to come back to
-        orchestrator = stage.run("personal", **asked(stage, "personal"))
-        pid = orders.trains("flat-0", 1)
+@pytest.mark.parametrize("at", ["flat-0", "merge"])
+def test_a_worker_killed_in_training_or_in_a_merge_takes_no_personal_adapter_with_it(
+    stage: Field, undisturbed: Outcome, at: str
+) -> None:
+    run = f"killed-{at}"
+    orders = stage.orders(run)
+    with orders.tell("wait", at, 1) as waiting:  # from version 1 on there is a personal adapter to come back to
+        orchestrator = stage.run(run, **asked(stage, run))
+        pid = orders.trains(at, 1)
         stage.worker_of(pid).kill()
-        orders.trains("flat-0", 1, besides=[pid])
+        orders.trains(at, 1, besides=[pid])
         waiting.unlink()
     orchestrator.leaves()
-    ends_alike(stage, "personal", undisturbed)
-
-
-def test_a_worker_killed_in_a_merge_is_replaced_by_another(stage: Field, undisturbed: Outcome) -> None:
-    orders = stage.orders("killed")
-    with orders.tell("wait", "merge", 1) as waiting:
-        orchestrator = stage.run("killed", **asked(stage, "killed"))
-        pid = orders.trains("merge", 1)
-        stage.worker_of(pid).kill()
-        orders.trains("merge", 1, besides=[pid])
-        waiting.unlink()
-    orchestrator.leaves()
-    ends_alike(stage, "killed", undisturbed)
+    ends_alike(stage, run, undisturbed)
 
 
 def test_an_orchestrator_killed_while_a_worker_merges_goes_on(stage: Field, undisturbed: Outcome) -> None:

@@ -106,6 +106,16 @@ def test_nothing_is_left_of_a_claimant_that_ends_or_fails(shelf: Shelf, monkeypa
     assert left(shelf) == {}
 
 
+@pytest.mark.parametrize("damage", [b"", b"no claims", bytes(2**20), None], ids=["empty", "text", "huge", "truncated"])
+def test_of_a_damaged_file_no_claim_is_left_and_the_next_one_holds(shelf: Shelf, damage: bytes | None) -> None:
+    Claims(shelf).take(["a"])
+    whole = shelf.path.read_bytes()
+    shelf.path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    one, two = Claims(shelf), Claims(shelf)
+    assert one.take(["a", "b"]) == {"a", "b"}
+    assert two.take(["a", "b"]) == set()
+
+
 def test_a_shelf_that_cannot_be_written_keeps_nobody_waiting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file where a folder should be")
     one = Claims(Shelf(tmp_path / "file" / "x.sqlite"))

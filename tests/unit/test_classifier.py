@@ -1,6 +1,7 @@
 """An adapter on its backbone: it answers as its run did, and a file that is none is one clear line."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,13 +219,16 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.safetensors"
     with path.open("wb") as f:
         f.truncate(LARGEST + 1)  # takes no room on the disk
-    with pytest.raises(ConfigError, match="not a file of at most"):
+    with pytest.raises(ConfigError, match=f"at most {LARGEST} are read"):
         read_adapter(path)
 
 
-def test_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a file"):
+def test_a_folder_a_pipe_and_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
         read_adapter(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="no regular file"):
+        read_adapter(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="No such file"):
         read_adapter(tmp_path / "absent.safetensors")
 
