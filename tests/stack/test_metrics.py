@@ -25,7 +25,7 @@ from orchestrator.tenure import LEASE_S
 from schemas.story import Story
 from tests import dashboard
 from tests.checked import whole
-from tests.stack.servers import environment, needed, settings
+from tests.stack.servers import environment, eventually, needed, settings
 from tests.toys import paint
 
 pytestmark = pytest.mark.stack
@@ -101,9 +101,9 @@ def _restricted(server: Redis) -> str:
 
 
 def _command(program: str, folder: Path, own: int, loop: int, flower: int) -> list[str | Path]:
-    """As the profile `metrics` does it, but on loopback, with fixed targets, and five times a second."""
+    """As the profile `metrics` does it, but on loopback, with fixed targets, and once a second."""
     asked = yaml.safe_load((ROOT / "infra/deploy/prometheus.yml").read_text())
-    asked["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms"}
+    asked["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s"}
     for job, port in zip(asked["scrape_configs"], (loop, flower), strict=True):
         job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
@@ -131,16 +131,21 @@ def ask(url: str, query: str) -> list[Any]:
 def test_prometheus_answers_every_query_of_the_dashboard_with_data(
     prometheus: str, redis_server: Redis, s3_server: S3, tmp_path: Path
 ) -> None:
-    empty = []
     for query in dashboard.queries():
-        if not ask(prometheus, dashboard.filled(query, "watched", "10s")):
-            empty.append(query)
-    assert [query for query in empty if not dashboard.metrics(query) & MAY_BE_EMPTY] == []
+        filled = dashboard.filled(query, "watched", "20s")
+        if dashboard.metrics(query) & MAY_BE_EMPTY:
+            ask(prometheus, filled)
+        else:  # a rate needs two scrapes, and a target may be too busy to answer one
+            eventually(partial(_is_answered, prometheus, filled), f"an answer to {filled}", within_s=30)
     with urllib.request.urlopen(f"{prometheus}/api/v1/label/run/values", timeout=10) as answer:
         assert json.load(answer)["data"] == ["watched"]
     _story_is_told(redis_server, s3_server, tmp_path)
     # Loop, worker and Flower ran as the restricted user, and Redis has refused them nothing.
     assert redis.Redis.from_url(redis_server.url).execute_command("ACL", "LOG") == []
+
+
+def _is_answered(url: str, query: str) -> bool:
+    return bool(ask(url, query))
 
 
 def _story_is_told(redis_server: Redis, s3_server: S3, tmp_path: Path) -> None:
