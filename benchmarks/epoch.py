@@ -23,7 +23,7 @@ from workers.adapters.gate import AttentionGate
 from workers.data.features import Features
 from workers.data.pixels import decode, read
 from workers.method import Examples
-from workers.models._clip import Clip
+from workers.models._clip import DTYPES, Clip
 from workers.plugins import load
 from workers.tensors import generator
 from workers.training import Recipe, fit, one_thread
@@ -88,7 +88,7 @@ def measure() -> Epoch:
 
 
 def measured(where: Where, clip: Clip, paths: Sequence[Path], cache: Path, steps: int = STEPS) -> Epoch:
-    """The images encoded once, then repetitions of both ways."""
+    """The images encoded once, then repetitions of both ways: theirs where the towers are, ours on the processor."""
     pixels = [clip.preprocess(decode(path, read(path))) for path in paths]
     features = Features(clip, cache)
     features.images(paths)
@@ -101,28 +101,33 @@ def measured(where: Where, clip: Clip, paths: Sequence[Path], cache: Path, steps
 
 
 class _Other:
-    """Training with both towers in every step."""
+    """Training with both towers in every step, on the backbone's device and in its precision, the gate in float32.
+
+    The pixels lie there from the start.
+    """
 
     def __init__(self, clip: Clip, gate: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        self.clip, self.gate, self.pixels, self.labels = clip, gate, pixels, labels
+        self.clip, self.labels, self.device = clip, labels, clip._device
+        self.gate = gate.to(self.device)
+        self.pixels = pixels.to(self.device, DTYPES[clip.checkpoint.precision])
         self.optimiser = PAPER.optimise(gate.parameters())
-        self.tokens = clip._tokenizer([f"a picture of a {name}" for name in CLASSES])
+        self.tokens = clip._tokenizer([f"a picture of a {name}" for name in CLASSES]).to(self.device)
 
     def look(self, n: int) -> torch.Tensor:
         """The n-th batch through the image tower."""
         with torch.no_grad():
             features: torch.Tensor = self.clip._model.encode_image(self.pixels[self._rows(n)])
-        return features
+        return features.float()
 
     def step(self, n: int) -> None:
         """One batch of 32 image-prompt pairs."""
         features = self.look(n)
         with torch.no_grad():
-            texts = self.clip._model.encode_text(self.tokens[self.labels[self._rows(n)]])
+            texts = self.clip._model.encode_text(self.tokens[self.labels[self._rows(n)]]).float()
         self.optimiser.zero_grad()
         gated = functional.normalize(self.gate.attention(features) * features, dim=1)  # type: ignore[operator]
         logits = 100 * gated @ functional.normalize(texts, dim=1).T
-        own = torch.arange(BATCH)
+        own = torch.arange(BATCH, device=self.device)
         loss = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
@@ -136,7 +141,7 @@ def _turn(other: _Other, ours: nn.Module, features: Features, paths: Sequence[Pa
         for n in range(steps):
             other.step(n)
 
-    some = other.pixels[: BATCH * 2]
+    some = other.pixels[: BATCH * steps].float().cpu()
     encode = _seconds(lambda: other.clip.encode_images(some)) / len(some)
     alone = one_thread()(
         stepping
@@ -155,6 +160,8 @@ def _turn(other: _Other, ours: nn.Module, features: Features, paths: Sequence[Pa
 def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - began
 
 

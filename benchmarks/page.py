@@ -3,13 +3,14 @@
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accuracy_page, crowd, encode, epoch, hostile, load_page, many, race_page, recovery
+from benchmarks import accuracy_page, crowd, encode, epoch, gpu, hostile, load_page, many, race_page, recovery
 from benchmarks.accuracy import Scores
 from benchmarks.crowd import Crowded
 from benchmarks.embedded import Embedded
 from benchmarks.encode import Encode
 from benchmarks.epoch import Epoch
 from benchmarks.first_run import FirstRun
+from benchmarks.gpu import Card
 from benchmarks.hostile import Held
 from benchmarks.many import Many
 from benchmarks.markdown import place, table, verdict
@@ -31,13 +32,6 @@ Written by `make bench` (`python -m benchmarks`) from what it measured, whatever
 """
 
 
-GPU = """## On a GPU
-
-Not measured: no GPU was at hand. `python -m scripts.bench_gpu` measures the encoding rate of ViT-B/32 and ViT-L/14
-against the card's ceiling, clients per second trained together, and memory.
-"""
-
-
 def write() -> None:
     """The page, from all results there are."""
     readers = {
@@ -49,13 +43,13 @@ def write() -> None:
         "chaos": (Chaos, load_page.chaos), "soak": (Soak, load_page.soak),
         "accuracy": (Scores, accuracy_page.demo), "accuracy_larger": (Scores, accuracy_page.larger),
         "hostile": (Held, hostile.section), "first_run": (FirstRun, _first_run),
+        "gpu": (Card, gpu.section),
     }  # fmt: skip
     parts = [HEAD]
     for name, (model, section) in readers.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(section(model.model_validate_json(path.read_text())))  # type: ignore[operator, attr-defined]
-    parts.append(GPU)
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text("\n".join(parts))
 

@@ -33,9 +33,9 @@ def fit_many(
     generators: Sequence[torch.Generator],
     penalty: Penalty | None = None,
 ) -> list[Fitted]:
-    """As `fit` for a copy of the module per client, on one thread. The module stays as it is.
+    """As `fit` for a copy of the module per client, on one thread. The module stays as it is, and where it is.
 
-    parts, generators: of each client. Raises RuntimeError for a module that cannot be stacked (torch.func.vmap).
+    parts, generators: of each client, on CPU. Raises RuntimeError for a module that torch.func.vmap cannot stack.
     """
     keep_freed_memory()
     cost, count = Cost(module, recipe, penalty), len(parts)
@@ -93,8 +93,10 @@ def _train(
     optimiser, active = recipe.optimise(stacked.values()), stacked
     costs = vmap(lambda parameters, x, y: functional_call(cost, parameters, (x, y)))
     losses: list[list[float]] = []
+    device = next((p.device for p in stacked.values()), torch.device("cpu"))
     cost.train()
-    for x, y in steps:
+    for images, labels in steps:
+        x, y = images.to(device), labels.to(device)
         if any(len(p) > len(y) for p in active.values()):  # the others have had all their batches
             active = {name: p.detach()[: len(y)].requires_grad_() for name, p in stacked.items()}
             optimiser.narrow(active.values())

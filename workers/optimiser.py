@@ -51,9 +51,10 @@ class Adam:
         if not mine:
             return
         parameters, means, squares = (list(column) for column in zip(*mine, strict=True))
+        done = torch.tensor(float(self.steps), device=parameters[0].device)
         move = torch._fused_adam_ if self.coupled else torch._fused_adamw_
         move(
-            parameters, [p.grad for p in parameters], means, squares, [], [torch.tensor(float(self.steps))] * len(mine),
+            parameters, [p.grad for p in parameters], means, squares, [], [done] * len(mine),
             lr=self.lr, beta1=self.betas[0], beta2=self.betas[1], weight_decay=self.weight_decay, eps=self.eps,
             amsgrad=False, maximize=False,
         )  # fmt: skip
