@@ -162,11 +162,11 @@ def section(found: Card) -> str:
     return f"""## On a GPU
 
 One {found.device}; random weights and pixels, TF32 off. *Matrix product* is the card's ceiling here. *ViT*: pixels in
-the memory of the machine to features there. *JPEG to feature*: {FILES:,} files, decoded by the processor's
+the memory of the machine to features there. *JPEG to feature*: {FILES:,} files, decoded by the machine's
 {found.where.cores} cores beside the card. *A step*: 32 images of FedCLIP's training, with both towers on the card in
 that precision (pixels there already), against ours on kept features, which workers do on one thread of the processor;
-*an epoch* and *200 rounds* as above. *Clients together*: gates, {IMAGES_OF_A_CLIENT} images each, an epoch in batches
-of 8.
+*an epoch* and *200 rounds* as under "What it saves to encode once". *Clients together*: gates, {IMAGES_OF_A_CLIENT}
+images each, an epoch in batches of 8.
 
 {table(heads, [_row(rate) for rate in found.rates])}
 Again: `python -m scripts.bench_gpu`.
