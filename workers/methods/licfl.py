@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from schemas.messages import ALL, VISITORS
 from workers import fedopt
 from workers.clustering import Basis, alike, centres, principal
-from workers.method import Aggregator, Fold, State, Traits
+from workers.method import KEPT, Aggregator, Fold, State, Traits
 from workers.methods._local import LocalTraining, Training
 from workers.tensors import Tensors
 
@@ -108,7 +108,7 @@ class Licfl(LocalTraining):
         tensors, server, assignment = dict(state.tensors), dict(state.server), dict(state.assignment)
         for group, found in folded.items():
             assignment |= _members(found)
-            server |= {name: t for name, t in found.items() if name in (BASIS, CENTRES)}
+            server |= {name: t for name, t in found.items() if name in (BASIS, CENTRES) or name.startswith(KEPT)}
             for cohort, step in _steps(group, found).items():
                 kept = {name: server.pop(f"{cohort}/{name}") for name in _own(server, cohort)}
                 tensors[cohort], kept = self.moved(tensors.get(cohort, tensors[ALL]), step, kept, server_lr)
@@ -180,7 +180,8 @@ class Cohorting:
     def result(self) -> Tensors:
         """`member/<client>`: the number of its cohort. `<cohort>/<name>`: what `Heard` gives. Basis, mean projections.
 
-        Cohorts are numbered by the first of their members, in client order.
+        And `aggregator/<cohort>/<name>`, what the aggregator keeps, with which the cohort's next fold begins. Cohorts
+        are numbered by the first of their members, in client order.
         """
         basis, places = principal(
             torch.stack([_flat(update) for update, *_ in self.seen.values()]), self.params.components
@@ -190,16 +191,17 @@ class Cohorting:
         found |= {BASIS: basis.packed(), CENTRES: centres(places, labels).float()}
         for n in range(max(labels) + 1):
             members = [client for client, label in zip(self.seen, labels, strict=True) if label == n]
-            found |= {f"{COHORT.format(n)}/{name}": t for name, t in self._folded(members).items()}
+            found |= self._folded(COHORT.format(n), members)
         return found
 
-    def _folded(self, members: list[str]) -> Tensors:
+    def _folded(self, cohort: str, members: list[str]) -> Tensors:
         fold = Heard(self.aggregator.fold())
         for client in members:
             fold.add(client, *self.seen[client])
             if client in self.losses:
                 fold.hear(client, self.losses[client])
-        return fold.result()
+        step = {f"{cohort}/{name}": t for name, t in fold.result().items()}
+        return step | {f"{KEPT}{cohort}/{name}": t for name, t in fold.kept.items()}
 
 
 class Newcomers:
