@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.messages import ALL, VISITORS
 from workers import fedopt
-from workers.clustering import Basis, alike, centres, principal
+from workers.clustering import Basis, alike, centres, principal, within_reach
 from workers.method import KEPT, Aggregator, Fold, State, Traits
 from workers.methods._local import LocalTraining, Training
 from workers.tensors import Tensors
@@ -29,6 +29,7 @@ class Licfl(LocalTraining):
     Principal components of the updates, spectral clustering (Ng, Jordan, Weiss), then federated averaging within each
     cohort. A client computes and sends nothing more than in `fedavg`. Who is not in version 1 begins anew later, and is
     placed by its first update, which moves no model. Held-out owners are judged by the mean of the cohorts' models.
+    A few enormous updates do not hide who is alike; what they do to their own cohort is up to the aggregator.
     `rule: adaptive` is ALICFL: every round of a cohort four server rules are at hand, and one is taken. `selection:
     norm_drift` takes the one that lengthens the model least. `selection: loss` tries each once and then takes the one
     that has lately lowered the members' losses most; they are those that clients report of their training anyway.
@@ -56,6 +57,8 @@ class Licfl(LocalTraining):
         "no second training within round 1: a cohort's first model is the aggregate of its members' first updates",
         "components, sigma and the number of cohorts are not given in what could be read of the paper: 5, the standard "
         "deviation of the projected updates, and the largest gap between eigenvalues",
+        "an update that is more than twice as far from the middle of all as half of them are is moved towards it, for "
+        "the grouping alone: in our studies none was",
         "members are weighted as `aggregator` and `weight` say, where the paper weighs evenly",
         "beta2, tau and eta are those of Reddi et al., arXiv 2003.00295, from memory",
         "newcomers, which the paper does not treat, are placed by the mean projection that is nearest to theirs",
@@ -183,9 +186,8 @@ class Cohorting:
         And `aggregator/<cohort>/<name>`, what the aggregator keeps, with which the cohort's next fold begins. Cohorts
         are numbered by the first of their members, in client order.
         """
-        basis, places = principal(
-            torch.stack([_flat(update) for update, *_ in self.seen.values()]), self.params.components
-        )
+        rows = within_reach(torch.stack([_flat(update) for update, *_ in self.seen.values()]))
+        basis, places = principal(rows, self.params.components)
         labels = alike(places, self.params.cohorts, self.params.most)
         found = {MEMBER + client: torch.tensor(float(n)) for client, n in zip(self.seen, labels, strict=True)}
         found |= {BASIS: basis.packed(), CENTRES: centres(places, labels).float()}
