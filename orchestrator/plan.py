@@ -49,6 +49,11 @@ class Plan:
         """Fewest owners whose updates the aggregator can do with."""
         return int(getattr(self.aggregator, "least", 1))
 
+    @property
+    def per_owner(self) -> bool:
+        """Whether of an owner's updates in a version only the newest has a say."""
+        return bool(getattr(self.aggregator, "per_owner", False))
+
 
 def read_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:
     """The experiment of a file, with `path=YAML` overrides.

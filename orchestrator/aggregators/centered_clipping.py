@@ -30,6 +30,7 @@ class CenteredClipping:
         "model per group."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    per_owner = True
 
     class Params(Frozen):
         """tau: how far an update may pull. steps: L."""

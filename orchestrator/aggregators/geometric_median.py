@@ -29,6 +29,7 @@ class GeometricMedian:
         "at least."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    per_owner = True
 
     class Params(Frozen):
         """steps: at most. smoothing: nu. tolerance: it ends when v moves by less than this share of its length."""

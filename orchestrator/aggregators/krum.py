@@ -27,6 +27,7 @@ class Krum:
         "the work of all but one client is dropped. The floor must be 2 `hostile` + 3 at least."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    per_owner = True
 
     class Params(Frozen):
         """hostile: f. multi: m, how many are averaged, at most n - f - 2."""

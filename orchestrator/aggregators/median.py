@@ -26,6 +26,7 @@ class Median:
         "twice `hostile`: a version waits for so many."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    per_owner = True
 
     class Params(Frozen):
         """hostile: how many updates of a version may be anything; the floor must leave more honest ones."""

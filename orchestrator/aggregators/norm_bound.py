@@ -27,6 +27,7 @@ class NormBound:
         "low slows all of them down."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    per_owner = True
 
     class Params(Frozen):
         """bound: C. Three times the usual norm of an update is a good choice; `quorate report` does not tell it."""

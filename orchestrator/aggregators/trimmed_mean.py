@@ -25,6 +25,7 @@ class TrimmedMean:
         "twice `hostile`."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    per_owner = True
 
     class Params(Frozen):
         """hostile: k, how many values are dropped at either end."""
