@@ -230,6 +230,16 @@ def test_a_shelf_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None
         Shelf(tmp_path / "file" / "x.sqlite").write({"k": b"v"})
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_features_are_read_from_mapped_memory(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "features.sqlite")
+    shelf.write({str(i): bytes(1000) for i in range(1000)})
+    with shelf.reading() as read_:
+        assert len(read_([str(i) for i in range(1000)], 1000)) == 1000
+        assert str(shelf.path) in Path("/proc/self/maps").read_text()
+    assert str(shelf.path) not in Path("/proc/self/maps").read_text()
+
+
 def test_what_is_kept_first_stays(tmp_path: Path) -> None:
     one, two = Shelf(tmp_path / "x.sqlite"), Shelf(tmp_path / "x.sqlite")
     assert one.write({"k": b"first"}) == {"k": b"first"}
