@@ -87,8 +87,8 @@ def soak(found: Soak) -> str:
 `make soak MINUTES=30`, here for {found.minutes:g} minutes: {found.runs} runs, {found.versions} versions,
 {found.updates} updates on one Valkey, one S3, two workers and one orchestrator process; each update counted once, or
 the orchestrator ends. Memory of a worker is that of its parent process and its child. What a run leaves is counted and
-deleted when it has ended. Keys include the beats of tasks, which live for 3 s. Slopes are those of the straight line
-that fits best behind the first fifth of the time.
+deleted when it has ended. Keys are those that last: not the beats of tasks, nor leases. Slopes are those of the
+straight line that fits best behind the first fifth of the time.
 
 {table(heads, rows)}
 {place(found.where)}

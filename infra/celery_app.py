@@ -109,6 +109,8 @@ def make_app(url: str, work: Work | None = None, *, socket_timeout_s: float = 15
             "socket_keepalive": urlsplit(url).scheme != "unix",
             "health_check_interval": 10,
         },
+        # Without it kombu takes any certificate of a `rediss://`. What the URL says of TLS itself comes before this.
+        broker_use_ssl={"ssl_cert_reqs": "required"} if urlsplit(url).scheme == "rediss" else False,
         worker_send_task_events=False,  # until a monitor asks for them, as Flower does every five seconds
         task_track_started=True,
         worker_hijack_root_logger=False,

@@ -11,7 +11,8 @@ from infra.bus import LARGEST, LONGEST_S, queue
 from infra.celery_app import KEYS, TASK, celery_id, make_app
 from infra.clock import Clock
 from infra.redis_state import client, failing, refused
-from schemas.errors import BusError, ConfigError, StoreError
+from infra.trust import HINT, distrust
+from schemas.errors import BusError, ConfigError, SettingsError, StoreError
 from schemas.messages import Letter, Task
 
 KILL_AFTER_S = 10
@@ -22,7 +23,7 @@ class CeleryBus:
     """Bus over one broker. Publishing waits five seconds at most, so that a frozen broker costs no lease."""
 
     def __init__(self, url: str, clock: Clock) -> None:
-        """Raises BusError if the broker cannot be reached."""
+        """Raises BusError if the broker cannot be reached, SettingsError if it is not trusted."""
         self.clock = clock
         self._app = make_app(url, socket_timeout_s=5.0)
         self._redis = client(url)
@@ -30,6 +31,8 @@ class CeleryBus:
             with self._app.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, timeout=3)
         except (OperationalError, OSError) as e:
+            if why := distrust(e):
+                raise SettingsError(f"QUORATE_BUS: {why}", hint=HINT) from None
             raise BusError(f"cannot reach the broker: {str(e)[:200]}", hint="is QUORATE_BUS right?") from None
 
     def send(self, task: Task | Letter, site: str | None) -> None:

@@ -7,6 +7,7 @@ import functools
 
 import urllib3
 
+from infra.trust import distrust
 from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing, BlobUnavailable, GrantRefused
 from schemas.messages import Grant
 
@@ -40,8 +41,8 @@ def get(grant: Grant, limit: int) -> bytes:
             return answer.read()
         finally:
             answer.release_conn()
-    except urllib3.exceptions.HTTPError as e:
-        raise BlobUnavailable(f"GET failed: {type(e).__name__}") from None  # e says the URL, which is a secret
+    except urllib3.exceptions.HTTPError as e:  # it says the URL, which is a secret
+        raise BlobUnavailable(f"GET failed: {distrust(e) or type(e).__name__}") from None
     except ValueError as e:
         raise BlobError(f"GET failed: {type(e).__name__}") from None
 
@@ -51,7 +52,7 @@ def put(grant: Grant, data: bytes) -> None:
     try:
         answer = pool().request("PUT", grant.url.get_secret_value(), body=data, headers=grant.headers)
     except urllib3.exceptions.HTTPError as e:
-        raise BlobUnavailable(f"PUT failed: {type(e).__name__}") from None
+        raise BlobUnavailable(f"PUT failed: {distrust(e) or type(e).__name__}") from None
     _check(answer, "PUT")
 
 

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from infra import http
 from infra.blobs import verified
 from infra.sigv4 import LONGEST_S, Signer
+from infra.trust import HINT, distrust
 from schemas.base import digest
 from schemas.errors import BlobCorrupt, BlobError, BlobMissing, BlobUnavailable, GrantRefused, SettingsError
 from schemas.messages import BlobRef, Grant
@@ -40,7 +41,8 @@ class MinioBlobs:
     def __init__(self, url: str, *, access_key: str, secret_key: str, region: str, public: str = "") -> None:
         """url: `http(s)://HOST[:PORT]/BUCKET`; public: the endpoint that workers see, if it is another.
 
-        Makes the bucket if it is not there. Raises BlobError, and SettingsError if the credentials are refused.
+        Makes the bucket if it is not there. Raises BlobError, and SettingsError if the credentials, or the server's
+        certificate, are refused.
         """
         parts = urlsplit(url)
         self.bucket = parts.path.strip("/")
@@ -154,6 +156,8 @@ class MinioBlobs:
         except ValueError as e:
             raise SettingsError(f"{where}: {e}") from None
         except (MinioException, urllib3.exceptions.HTTPError) as e:
+            if why := distrust(e):
+                raise SettingsError(f"QUORATE_BLOBS: {why}", hint=HINT) from None
             hint = "is QUORATE_BLOBS right?"
             raise BlobUnavailable(f"{where}: not reachable ({type(e).__name__})", hint=hint) from None
 

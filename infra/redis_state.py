@@ -14,6 +14,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from infra.state import Answer
+from infra.trust import HINT, distrust
 from schemas.errors import SettingsError, StoreError, StoreUnavailable
 
 # One step: is the lease still mine, keep the value, extend the lease. Repeated after a lost answer it does the same
@@ -74,6 +75,10 @@ def connected(url: str) -> redis.Redis:
             said: Any = found.info("server")
         except errors.NoPermissionError:
             return found  # an account that may not ask
+        except errors.ConnectionError as e:
+            if why := distrust(e):
+                raise SettingsError(f"QUORATE_STATE: {why}", hint=HINT) from None
+            raise
         except errors.ResponseError as e:
             if "HELLO" not in str(e):
                 raise

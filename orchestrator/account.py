@@ -73,7 +73,7 @@ def lags(events: Iterable[Event]) -> Counter[int]:
 
 
 def wasted_share(events: Collection[Event]) -> float:
-    """Client updates asked and never counted, divided by those asked."""
+    """Client updates asked and never counted, or replaced by a newer one, divided by those asked."""
     asked = sum(e.event == "asked" for e in events)
-    entered = sum(e.facts["counted"] for e in events if e.event == "closed")
+    entered = sum(e.facts["counted"] - len(e.facts.get("replaced", [])) for e in events if e.event == "closed")
     return (asked - entered) / asked if asked else 0.0

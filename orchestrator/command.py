@@ -76,8 +76,7 @@ def carry_out(
     experiment, name = _meant(runtime, path, resume or name, overrides)
     made = _planned(experiment, environment)
     if environment.bus.startswith("local:"):
-        preflight.owners(experiment, environment)
-        preflight.fingerprint(experiment)
+        preflight.see(made, environment)
     console = Console(stderr=True, quiet=quiet)
     try:
         with (
@@ -144,12 +143,12 @@ def check(path: Path, overrides: tuple[str, ...]) -> None:
     """Print the resolved experiment and what its data hold. Raises ConfigError, PluginError, DataError."""
     logs.setup("error")
     experiment, environment = read_experiment(path, overrides), settings.read()
-    _planned(experiment, environment)
+    made = _planned(experiment, environment)
     click.echo(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
     if experiment.data is None:
         click.echo(f"# the data lie with {', '.join(experiment.sites or ())}: each site's worker checks its own")
         return
-    preflight.look(experiment, environment)
+    preflight.look(made, environment)
 
 
 def draw(out: Path, per_class: int, seed: int) -> None:

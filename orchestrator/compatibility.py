@@ -98,13 +98,12 @@ def _images(made: "Plan") -> Objections:
     )
     untrained = getattr(made.backbone, "untrained", "")
     yield not traits.cached and bool(untrained), f"{inside} that of backbone {e.model.backbone.name} {untrained}"
-    steers = bool(getattr(getattr(made.method, "adapter", None), "steers", False))
     yield (
-        steers and not isinstance(made.backbone, TextTower),
+        made.steers and not isinstance(made.backbone, TextTower),
         f"method {name} with this adapter learns words, and backbone {e.model.backbone.name} has no text tower",
     )
     yield (
-        steers and not e.model.prompts[0].partition("{}")[0].strip(),
+        made.steers and not e.model.prompts[0].partition("{}")[0].strip(),
         f"method {name} with this adapter learns the words before the class, and {e.model.prompts[0]!r} has none",
     )
     yield (

@@ -1,7 +1,6 @@
 """What a run's events say happened, walked through once more and held against the rules of the engine.
 
-Knows the journal and the round rule's numbers; shares no code with the book and the loop, whose work it checks. Must
-not know stores: what the commits say is held against this in `orchestrator.audit`.
+Shares no code with the book and the loop, whose work it checks, and knows no store: `orchestrator.audit` reads those.
 """
 
 from bisect import bisect_right
@@ -100,9 +99,8 @@ class History:
             self.wrong(f"{client} was asked twice for {task}")
         if client in self.held_out or client not in self.clients:
             self.wrong(f"{client} was asked to train, and is {'held out' if client in self.held_out else 'unknown'}")
-        if any(c == client for _, c in self.flying) or client in self.tried[group]:
-            self.wrong(f"{client} was asked for {task}, and was not free")
-        if (client, base, group) in self.admitted:
+        busy = any(c == client for _, c in self.flying)
+        if busy or client in self.tried[group] or (client, base, group) in self.admitted:
             self.wrong(f"{client} was asked for {task}, and was not free")
         if base != max(self.merges[group], default=0) or event.version != self.version:
             self.wrong(f"{client} was asked for {task} from version {base}")
@@ -196,18 +194,18 @@ class History:
 
     def _count(self, event: Event, group: str) -> None:
         lags, weights, number = Counter[int](), defaultdict[str, float](float), event.version
+        replaced = self._replaced(event)
         for (task, client), update in self.last.items():
             lag = self.lag(update, number - 1)
             if (client, update.base, group) in self.counted or lag > self.spec.max_staleness:
                 self.wrong(f"{client} in {task} counts in version {number} with base {update.base} and lag {lag}")
             self.counted[client, update.base, group] = number
             lags[lag] += 1
-            weights[client] += update.weight * discount(self.spec, lag)
+            if (client, update.base) not in replaced:
+                weights[client] += update.weight * discount(self.spec, lag)
         updates = sorted((client, update.base) for (_, client), update in self.last.items())
-        if event.facts["counted"] != len(updates) or sorted(map(tuple, event.facts["updates"])) != updates:
-            self.wrong(
-                f"version {number} counts {event.facts['counted']} updates, not the {len(updates)} accepted ones"
-            )
+        if (said := event.facts["counted"], sorted(map(tuple, event.facts["updates"]))) != (len(updates), updates):
+            self.wrong(f"version {number} counts {said} updates, not the {len(updates)} accepted ones")
         if not close(event.facts["weights"], weights):
             self.wrong(f"the weights in version {number} are not those of the accepted updates and their discounts")
         if {int(lag): n for lag, n in event.facts["lags"].items()} != lags:
@@ -217,6 +215,15 @@ class History:
         self.lags += lags
         self.entered = dict(weights)
         self.tally.weigh(weights)
+
+    def _replaced(self, event: Event) -> set[tuple[str, int]]:
+        """(client, base) of counted updates that enter with no weight, for a newer one of the same owner enters."""
+        said = set(map(tuple, event.facts.get("replaced", [])))
+        newest = {client: u.base for (_, client), u in sorted(self.last.items(), key=lambda item: item[1].base)}
+        for client, base in sorted(said):
+            if base >= newest.get(client, 0):
+                self.wrong(f"{client} with base {base} is replaced in version {event.version}, and by no newer one")
+        return said
 
     def _finished(self, event: Event) -> None:
         self.end = event

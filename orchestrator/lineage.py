@@ -84,7 +84,8 @@ class Lineage:
     def merge(self, counted: list[tuple[Accepted, int]], version: int) -> State:
         """The next state from the counted updates and their lags, folded in the order given. version: the open one."""
         folds: dict[str, Fold] = {}
-        for a, lag in counted:
+        replaced = self.replaced([a for a, _ in counted])
+        for a, lag in (pair for pair in counted if pair[0] not in replaced):
             if a.group not in folds:
                 folds[a.group] = self.plan.method.fold(self.plan.aggregator, self.state, a.group)
             self._brief(folds[a.group], a, lag)
@@ -96,6 +97,14 @@ class Lineage:
         if nowhere := sorted(set(merged.assignment.values()) - set(merged.tensors)):
             raise AggregationError(f"version {version + 1} assigns clients to {nowhere[0]!r}, which is no group of it")
         return merged
+
+    def replaced(self, counted: list[Accepted]) -> list[Accepted]:
+        """Those of the counted updates, which stand by client and base, that a newer one of the same owner replaces.
+
+        They enter with no weight. Nobody's are, where the aggregator takes updates as they come.
+        """
+        newest = {a.client: a for a in counted}
+        return [a for a in counted if self.plan.per_owner and newest[a.client] != a]
 
     def tidy(self, book: Book) -> None:
         """Delete what neither a later version nor a task that may still be answered can refer to."""
@@ -146,7 +155,8 @@ class Lineage:
 
     def _enter(self, book: Book, counted: list[Accepted], closed: Closed, at: float, facts: dict[str, object]) -> None:
         weights: dict[str, float] = {}
-        for a in counted:
+        replaced = self.replaced(counted)
+        for a in (a for a in counted if a not in replaced):
             weights[a.client] = weights.get(a.client, 0.0) + a.weight * discount(self.spec, book.lag(a))
         lags = Counter(book.lag(a) for a in counted)
         book.weighs(weights, lags)
@@ -154,6 +164,8 @@ class Lineage:
             if a.group == closed.group:
                 late = {"task": a.task_id, "base": a.base, "group": a.group, "lag": book.lag(a) + 1, "bytes": 0}
                 self.journal.record("late", at, closed.version + 1, a.client, **late)
+        if replaced:
+            facts = {**facts, "replaced": [(a.client, a.base) for a in replaced]}
         self.journal.record(
             "closed", at, closed.version + 1, group=closed.group, counted=len(counted), late=len(counted) - lags[0],
             updates=[(a.client, a.base) for a in counted], without=closed.without, weights=weights, lags=lags, **facts,

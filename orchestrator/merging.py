@@ -54,11 +54,12 @@ class Merging:
         """Merge, and open the task, which is not sent yet. The same closing gives the same task. Raises BlobError."""
         book = self.desk.book
         counted = book.counted(closed)
+        replaced = self.lineage.replaced(counted)
         state = self.lineage.merge([(a, book.lag(a)) for a in counted], closed.version)
         task = Open(
             task_id=f"v{closed.version}-merge-{digest(canonical(closed.counted))[:12]}", kind="merge",
             base=book.rounds[closed.group].base, group=closed.group, clients=(), asked_at=at,
-            inputs=self._inputs(state.tensors[closed.group], counted),
+            inputs=self._inputs(state.tensors[closed.group], [a for a in counted if a not in replaced]),
         )  # fmt: skip
         book.open[task.task_id] = task.model_copy(update={"started_at": at if self.desk.instant else None})
         self.underway, book.closing = Underway(closed, state, task), closed.group

@@ -40,9 +40,19 @@ class Plan:
         return self.experiment.rounds.versions if self.method.traits.trains else 0
 
     @property
+    def steers(self) -> bool:
+        """Whether the method learns words, for which the backbone must have a text tower."""
+        return bool(getattr(getattr(self.method, "adapter", None), "steers", False))
+
+    @property
     def least(self) -> int:
         """Fewest owners whose updates the aggregator can do with."""
         return int(getattr(self.aggregator, "least", 1))
+
+    @property
+    def per_owner(self) -> bool:
+        """Whether of an owner's updates in a version only the newest has a say."""
+        return bool(getattr(self.aggregator, "per_owner", False))
 
 
 def read_experiment(path: Path, overrides: Iterable[str] = ()) -> Experiment:

@@ -1,6 +1,7 @@
 """What can be known before a run where this process is to do the work: the data, and the weights of the backbone.
 
-Looks with the workers' own eyes, and builds no model. Decides nothing that a worker would not refuse too.
+Looks with the workers' own eyes, and builds a model only where it is to be worked inside. Decides nothing that a
+worker would not refuse too.
 """
 
 from collections import Counter
@@ -9,21 +10,22 @@ from typing import TYPE_CHECKING
 import click
 
 from infra.settings import Settings
-from orchestrator.plan import files_of
+from orchestrator.plan import Plan, files_of
 from schemas.errors import ConfigError
-from schemas.experiment import Experiment
+from schemas.experiment import Experiment, Setting
 
 if TYPE_CHECKING:
     from workers.data.owners import Owners
 
 
-def look(experiment: Experiment, environment: Settings) -> None:
+def look(made: Plan, environment: Settings) -> None:
     """Print what the data hold, every image opened, and the backbone if the work is to be done here.
 
     Raises ConfigError, DataError.
     """
     from workers.data import pixels  # noqa: PLC0415
 
+    experiment = made.experiment
     found = owners(experiment, environment)
     click.echo(f"# {len(found.classes)} classes: {', '.join(found.classes)}")
     for path in found.skipped:
@@ -36,6 +38,14 @@ def look(experiment: Experiment, environment: Settings) -> None:
         click.echo(f"# {name}: {len(owner.images)} images of {len(classes)} classes: {kind}, {len(parts.test)} test")
     if environment.bus.startswith("local:"):
         click.echo(f"# backbone {experiment.model.backbone.name}: fingerprint {fingerprint(experiment)[:12]}")
+        reach_into(made, found, environment)
+
+
+def see(made: Plan, environment: Settings) -> None:
+    """See that the work can be done here. Raises ConfigError, DataError, PluginError."""
+    found = owners(made.experiment, environment)
+    fingerprint(made.experiment)
+    reach_into(made, found, environment)
 
 
 def owners(experiment: Experiment, environment: Settings) -> "Owners":
@@ -64,6 +74,24 @@ def fingerprint(experiment: Experiment) -> str:
     from workers.plugins import load  # noqa: PLC0415
 
     return str(load("workers.models", experiment.model.backbone).fingerprint)
+
+
+def reach_into(made: Plan, owners: "Owners", environment: Settings) -> None:
+    """Make version 0 of a method that works inside a tower, for only the tower says what is in it, and drop it.
+
+    Raises ConfigError.
+    """
+    if made.method.traits.cached and not made.steers:
+        return
+    from workers.data.features import Features  # noqa: PLC0415
+    from workers.plugins import load  # noqa: PLC0415
+    from workers.setting import agree  # noqa: PLC0415
+
+    experiment = made.experiment
+    features = Features(load("workers.models", experiment.model.backbone), environment.cache)
+    classes = experiment.model.classes or owners.classes
+    agreed = Setting(experiment=experiment, classes=classes, fingerprint=features.backbone.fingerprint)
+    made.method.init(agree(agreed, features))
 
 
 def _fit(experiment: Experiment, owners: "Owners") -> None:

@@ -40,7 +40,7 @@ class Report(Frozen):
     accuracy: Accuracies
     bytes_up: NonNegativeInt = Field(description="bytes of the updates that arrived (updates only)")
     bytes_down: NonNegativeInt = Field(description="bytes of the models that training tasks were given (models only)")
-    wasted_share: float = Field(ge=0, le=1, description="client updates asked and never counted / asked")
+    wasted_share: float = Field(ge=0, le=1, description="client updates asked and never counted, or replaced / asked")
     mean_staleness: float = Field(ge=0, description="versions that a counted update lagged, mean over updates")
     ledger: dict[Name, Share] = Field(description="numbers of updates per client; weight without unit")
     closed_without: dict[int, tuple[Name, ...]] = Field(description="per version, clients asked and not waited for")

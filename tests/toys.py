@@ -13,6 +13,7 @@ from PIL import Image
 
 from infra.blobs import FileBlobs, outlet, readable
 from schemas.base import Choice, Frozen, canonical, derive
+from schemas.errors import ConfigError
 from schemas.experiment import Data, Experiment, Setting
 from schemas.messages import ALL, BlobRef, ClientSlot, Kind, Task
 from workers import setting as worker_setting
@@ -71,6 +72,16 @@ class ToyBackbone:
         if not named:
             return 5 * noise
         return self._project(self.preprocess(Image.new("RGB", (4, 4), named[0]))) + 2 * noise
+
+
+class Speechless(ToyBackbone):
+    """Has a text tower, in which no words can be learnt."""
+
+    def embed(self, text: str) -> torch.Tensor:
+        raise ConfigError("this text tower has no words")
+
+    def encode_steered(self, texts: Sequence[str], context: torch.Tensor) -> torch.Tensor:
+        raise ConfigError("this text tower has no words")
 
 
 def paint(root: Path, *, domains: Sequence[str] = ("flat", "noisy", "striped"), per_class: int = 10) -> Path:

@@ -9,6 +9,10 @@ import torch
 
 ROUNDED, SAME = 1e-14, 1e-20
 """Squared lengths below these shares, of the longest component and of all rows, are rounding."""
+REACH = 2.0
+"""How many times as far from the middle as most rows one may be, to be taken as it is."""
+COLUMNS = 2**14
+"""So many numbers of each row are sorted at a time: sorting takes several times their memory."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,21 @@ class Basis:
     def unpacked(cls, packed: torch.Tensor) -> "Basis":
         """What `packed` has made."""
         return cls(packed[:, :-1].double(), packed[:, -1].double())
+
+
+def within_reach(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (K, D) of which none is farther from the middle than REACH times what half of them are, float64.
+
+    One that is farther is moved towards the middle, the median of each number, or it alone would be the first
+    component and the measure of all distances. Others are as they were; and all are, if half of them are the same.
+    """
+    x = rows.double()
+    middle = torch.cat([part.median(dim=0).values for part in torch.split(x, COLUMNS, dim=1)])
+    far = torch.cdist(x, middle[None], compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+    most = REACH * far.median()
+    beyond = (far > most) & (most > 0)
+    pulled = middle + (x[beyond] - middle) * (most / far[beyond])[:, None]
+    return x.index_put((beyond,), pulled) if bool(beyond.any()) else x
 
 
 def principal(rows: torch.Tensor, components: int) -> tuple[Basis, torch.Tensor]:

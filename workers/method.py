@@ -136,7 +136,10 @@ class Fold(Protocol):
 
 
 class Aggregator(Protocol):
-    """A rule to make one step of many updates. `least`, if it has one: how few updates it can do with."""
+    """A rule to make one step of many updates. `least`, if it has one: how few owners' updates it can do with.
+
+    `per_owner`, if it has that: of an owner's updates in a version only the newest has a say.
+    """
 
     def fold(self, kept: Tensors | None = None) -> Fold:
         """An empty fold, for the updates of one group and one version.

@@ -15,9 +15,7 @@ class Ca2fl:
     v = 1/N sum_i h_i + 1/M sum_(i in the version) (delta_i - h_i) over N clients and the M updates of the version; h_i
     is the client's last counted update, 0 before it has one. For runs in which fast owners answer more often than slow
     ones that have other data. What is kept are the updates themselves, by reference, and their sum. Weights are of no
-    account, and staleness is not discounted: that is what the calibration is for. Wang et al., Tackling the Data
-    Heterogeneity in Asynchronous Federated Learning with Cached Update Calibration, ICLR 2024; the formula is from
-    memory.
+    account, and staleness is not discounted: that is what the calibration is for.
     """
 
     when = (
@@ -30,6 +28,15 @@ class Ca2fl:
         "it again when a new one comes: twice the reading at the close. Its state holds one more model, in float64."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    paper = (
+        "Wang et al., Tackling the Data Heterogeneity in Asynchronous Federated Learning with Cached Update "
+        "Calibration, ICLR 2024"
+    )
+    deviations = (
+        "the formula is from memory, and agrees with what the abstract says",
+        "the cache keeps updates as they arrived; the paper's variant with a quantised cache is not built",
+        "of two updates of one client in a version both change the step, and the later one is its last",
+    )
     recalls = True
     """The fold is shown the last counted update of each client that it takes one of."""
     discounts = False

@@ -13,10 +13,8 @@ CENTRE = "centre"
 class CenteredClipping:
     """v <- v + 1/n sum((x_i - v) min(1, tau / |x_i - v|)), a few times, from the step of the version before.
 
-    The centre is kept between versions, one per group. Weights are of no account. Karimireddy, He, Jaggi, Learning
-    from History for Byzantine Robust Optimization, arXiv 2012.10333. Their clients have a momentum, which is a
-    transform here; without it an attack that stays the same over many versions can drift the centre. An update that
-    lags is discounted first.
+    The centre is kept between versions, one per group. Weights are of no account. Without the clients'
+    momentum an attack that stays the same over many versions can drift the centre.
     """
 
     when = (
@@ -30,6 +28,12 @@ class CenteredClipping:
         "model per group."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    paper = "Karimireddy, He, Jaggi, Learning from History for Byzantine Robust Optimization, arXiv 2012.10333"
+    deviations = (
+        "an update that lags is discounted first; in the authors' asynchronous variant whoever is missing counts as 0",
+        "the momentum of the clients is a transform of its own, `momentum`",
+    )
+    per_owner = True
 
     class Params(Frozen):
         """tau: how far an update may pull. steps: L."""

@@ -13,9 +13,8 @@ class GeometricMedian:
 
     v <- sum(b_i x_i) / sum(b_i), b_i = w_i / max(nu, |x_i - v|), from the weighted mean on. Less than half of the
     weight may be anything; but weights are what owners say of themselves, and one who lies about its own has it all.
-    Where a share h of the weight is hostile, a step leaves h / (1 - h) of a blow's pull. Pillutla et al., Robust
-    Aggregation for Federated Learning, arXiv 1912.13445; their code takes four steps, which a thousandfold blow
-    outlasts. An update that lags is discounted first.
+    Where a share h of the weight is hostile, a step leaves h / (1 - h) of a blow's pull. Four steps,
+    as in the authors' code, are outlasted by a thousandfold one.
     """
 
     when = (
@@ -29,6 +28,12 @@ class GeometricMedian:
         "at least."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    paper = "Pillutla et al., Robust Aggregation for Federated Learning, arXiv 1912.13445"
+    deviations = (
+        "an update that lags is discounted first; the paper has no late ones",
+        "up to 32 steps in the place of four",
+    )
+    per_owner = True
 
     class Params(Frozen):
         """steps: at most. smoothing: nu. tolerance: it ends when v moves by less than this share of its length."""

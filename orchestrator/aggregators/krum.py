@@ -12,8 +12,7 @@ class Krum:
     """The updates whose n - f - 2 nearest neighbours are nearest: one (Krum), or the mean of `multi` (Multi-Krum).
 
     f of n >= 2 f + 3 updates may be anything. The score is the sum of squared distances. Weights are of no account,
-    and a single update is noisy: `multi` above 1 is steadier. Blanchard et al., Machine Learning with Adversaries:
-    Byzantine Tolerant Gradient Descent, NIPS 2017. An update that lags is discounted first.
+    and a single update is noisy: `multi` above 1 is steadier.
     """
 
     when = (
@@ -27,6 +26,9 @@ class Krum:
         "the work of all but one client is dropped. The floor must be 2 `hostile` + 3 at least."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    paper = "Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, NIPS 2017"
+    deviations = ("an update that lags is discounted first; the paper has no late ones",)
+    per_owner = True
 
     class Params(Frozen):
         """hostile: f. multi: m, how many are averaged, at most n - f - 2."""

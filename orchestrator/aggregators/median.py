@@ -12,8 +12,7 @@ class Median:
     """The median of each number over the updates; of an even count the mean of the two in the middle.
 
     Less than half of the updates may be anything. Weights are of no account, and honest owners who differ from most
-    lose their say. Yin et al., Byzantine-Robust Distributed Learning, arXiv 1803.01498. An update that lags is
-    discounted first.
+    lose their say.
     """
 
     when = (
@@ -26,6 +25,9 @@ class Median:
         "twice `hostile`: a version waits for so many."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    paper = "Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, arXiv 1803.01498"
+    deviations = ("an update that lags is discounted first; the paper has no late ones",)
+    per_owner = True
 
     class Params(Frozen):
         """hostile: how many updates of a version may be anything; the floor must leave more honest ones."""

@@ -12,8 +12,7 @@ class NormBound:
     """The mean of the updates, each shortened to an L2 norm of `bound` where it is longer.
 
     Who sends a large blow counts no more than others; who lies within the bound is not noticed. Weights are of no
-    account, for they are what owners say of themselves. Sun et al., Can You Really Backdoor Federated Learning?,
-    arXiv 1911.07963, without their noise. An update that lags is discounted first.
+    account, for they are what owners say of themselves.
     """
 
     when = (
@@ -27,6 +26,12 @@ class NormBound:
         "low slows all of them down."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    paper = "Sun et al., Can You Really Backdoor Federated Learning?, arXiv 1911.07963"
+    deviations = (
+        "an update that lags is discounted first; the paper has no late ones",
+        "without their noise",
+    )
+    per_owner = True
 
     class Params(Frozen):
         """bound: C. Three times the usual norm of an update is a good choice; `quorate report` does not tell it."""

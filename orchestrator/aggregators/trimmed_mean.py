@@ -11,8 +11,7 @@ from workers.tensors import Tensors
 class TrimmedMean:
     """The mean of each number without its `hostile` largest and smallest values over the updates.
 
-    So many updates may be anything. Weights are of no account. Yin et al., Byzantine-Robust Distributed Learning,
-    arXiv 1803.01498. An update that lags is discounted first.
+    So many updates may be anything. Weights are of no account.
     """
 
     when = (
@@ -25,6 +24,9 @@ class TrimmedMean:
         "twice `hostile`."
     )
     sends = "Nothing more. Single updates are looked at, so they cannot be hidden from the orchestrator."
+    paper = "Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, arXiv 1803.01498"
+    deviations = ("an update that lags is discounted first; the paper has no late ones",)
+    per_owner = True
 
     class Params(Frozen):
         """hostile: k, how many values are dropped at either end."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -19,9 +19,8 @@ class AdaFL:
     Scores p begin as the shares of images and sum to 1. After a version, for the counted clients S: p_k <- alpha p_k +
     (1 - alpha) P d_k / sum(d), P = sum of p over S and d_k = |delta_k - step|, how far the client ended from the merged
     model; nobody else's score moves. An update that lags is measured against the version's step too, so that a model
-    that has moved on meanwhile is no distance. Nothing is sent for it. Chen, Chong, Quek, Dynamic Attention-based
-    Communication-Efficient Federated Learning, arXiv 2108.05765; rule, alpha and fractions are from memory.
-    A client that sends a far model on purpose is asked more often: set `rounds.max_norm`.
+    that has moved on meanwhile is no distance. Nothing is sent for it. A client that sends a far model on
+    purpose is asked more often: set `rounds.max_norm`.
     """
 
     when = (
@@ -35,6 +34,12 @@ class AdaFL:
         "few updates, so they jump. The owners who are asked more often work more: the ledger says who."
     )
     sends = "Nothing: scores come of the updates. Fewer updates per version while the fraction is small."
+    paper = "Chen, Chong, Quek, Dynamic Attention-based Communication-Efficient Federated Learning, arXiv 2108.05765"
+    deviations = (
+        "the rule for the scores, alpha and the fractions are from memory: only abstract and introduction were read. "
+        "Whether the scores of those who did not count shrink too was not known: `mass` offers both",
+        "an update that lags is measured from its own base against the version's step; the paper has no late ones",
+    )
     in_rounds = True
     """It asks a part of all clients per round, which `refill: at_arrival` does not have."""
 
@@ -42,6 +47,7 @@ class AdaFL:
         """alpha: memory; 1 is scores that never move. start, end: fractions of the clients asked at first and at last.
 
         stages: from one to the other, equally long, over the first `over` versions; set it to the run's number of them.
+        mass: `renormalise` has P = 1 and divides all scores by their sum, so that who rests keeps no score.
         """
 
         alpha: float = Field(default=0.9, ge=0, le=1)
@@ -49,6 +55,7 @@ class AdaFL:
         end: Share = 0.5
         stages: PositiveInt = 5
         over: PositiveInt = 100
+        mass: Literal["preserve", "renormalise"] = "preserve"
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -78,11 +85,13 @@ class AdaFL:
         """A version has been merged of these updates, float32 deltas, and the model has moved by `step`."""
         self.merges += 1
         away = {c: norm({k: u[k] - step[k] for k in u}) for c, u in updates.items() if c in self.scores}
-        total, mass = sum(away.values()), sum(self.scores[c] for c in away)
-        if total > 0:
-            alpha = self.params.alpha
-            for client, distance in away.items():
-                self.scores[client] = alpha * self.scores[client] + (1 - alpha) * mass * distance / total
+        total, alpha, preserves = sum(away.values()), self.params.alpha, self.params.mass == "preserve"
+        mass = sum(self.scores[c] for c in away) if preserves else 1.0
+        for client, distance in away.items() if total else ():
+            self.scores[client] = alpha * self.scores[client] + (1 - alpha) * mass * distance / total
+        if total and not preserves:
+            whole = sum(self.scores.values())
+            self.scores = {c: p / whole for c, p in self.scores.items()}
 
     def dump(self) -> dict[str, Any]:
         """Scores, and how many versions it has seen."""

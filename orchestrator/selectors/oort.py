@@ -36,10 +36,8 @@ class Oort:
     images times loss of its last update; cap: the `clip` quantile of all U; t_i: seconds from asking to answer; T: the
     `prefer` quantile of all t; L_i: the version it last counted in. With `at_close` the slowest hold a round up; with
     `at_arrival` nobody is waited for, and `penalty: 0` does the slow no wrong. Who says no loss goes by images alone.
-    On real workers seconds are measured, so who is asked depends on them. Lai et al., Oort, OSDI 2021; values of the
-    authors' code, T's from memory. Different here: `most` is 10 (there off); the mean loss of the last epoch, not the
-    root mean square of the first; U is divided by cap; nobody knows how fast a client is that was never asked, so such
-    are drawn by images. Who was asked and never counted has the mean utility, and is as slow as it was waited for. Slow
+    On real workers seconds are measured, so who is asked depends on them. Clients that were never asked are drawn by
+    images. Who was asked and never counted has the mean utility, and is as slow as it was waited for. Slow
     owners, and such whose first answer was lost, are asked less often, some hardly ever: the ledger says who. A client
     that lies about its loss or images is asked more often: its utility is cut to the next highest at least, and after
     `most` askings others come first.
@@ -56,6 +54,15 @@ class Oort:
         "hardly ever, and the model is less theirs."
     )
     sends = "Nothing more: the loss is among the metrics that clients send anyway, and the orchestrator reads it."
+
+    paper = "Lai et al., Oort: Efficient Federated Learning via Guided Participant Selection, OSDI 2021"
+    deviations = (
+        "the values are those of the authors' code, T's from memory",
+        "`most` is 10; in the authors' code nobody has to wait",
+        "the loss is the mean of the last epoch, not the root mean square of the first, and U is divided by cap",
+        "nobody knows how fast a client is that was never asked, so such are drawn by images and not by speed",
+        "the highest utility is always cut to the next, so that one liar alone is not believed",
+    )
 
     class Params(Frozen):
         """explore, decay, least: the share never asked before, explore * decay^version, and no less than least.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -419,7 +420,7 @@ def test_a_lower_precision_is_near_and_not_the_same(mini: Path, precision: str, 
         ("", "JSON"),
         ('{"model_cfg"', "JSON"),
         ("[" * 100_000, "JSON"),
-        (" " * (2**20 + 1), "more than"),
+        (" " * (2**20 + 1), "at most"),
         ({}, "model_cfg"),
         ({"model_cfg": {"embed_dim": 8}}, "vision_cfg"),
         (CONFIG | {"model_cfg": json.loads(MINI) | {"embed_dim": -8}}, "embed_dim"),
@@ -455,6 +456,18 @@ def test_a_folder_whose_tokenizer_needs_a_library_that_is_not_there_says_so(
         in_folder(folder).encode_texts(["x"])
     (folder / "tokenizer.json").write_text("{}")
     assert in_folder(folder).fingerprint != before
+
+
+@pytest.mark.parametrize("name", ["open_clip_config.json", "tokenizer.json", "vocab.txt"])
+def test_a_text_in_a_folder_that_is_huge_or_never_ends_is_not_read(mini: Path, tmp_path: Path, name: str) -> None:
+    text = CONFIG["model_cfg"]["text_cfg"] | {"hf_tokenizer_name": "someone/something"}
+    folder = folder_of(mini, tmp_path / "f", {"model_cfg": CONFIG["model_cfg"] | {"text_cfg": text}})
+    with (folder / name).open("wb") as f:
+        f.truncate(2**40)  # a terabyte of nothing, which no memory holds
+    assert f"{name}: {2**40} bytes, at most" in why(in_folder(folder))
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert f"{name}: no regular file" in why(in_folder(folder))
 
 
 def test_a_cocas_image_tower_gives_features_alone_and_leaves_the_model_as_it_is(tmp_path: Path) -> None:

@@ -54,6 +54,18 @@ def _updates() -> list[tuple[str, Tensors, float]]:
 
 
 @pytest.mark.parametrize("name", names(FAMILIES["aggregator"]))
+def test_an_older_update_of_the_same_owner_has_no_say_where_the_aggregator_says_so(name: str) -> None:
+    made, steps = _load("aggregator", name), []
+    for older in (1.0, 5.0):
+        fold = made.fold()
+        fold.add("c0", {"w": torch.full((3, 2), older)}, 1.0, 1.0)
+        for client, update, weight in _updates():
+            fold.add(client, update, weight, 1.0)
+        steps.append(fold.result()["w"])
+    assert torch.equal(*steps) == getattr(made, "per_owner", False)
+
+
+@pytest.mark.parametrize("name", names(FAMILIES["aggregator"]))
 def test_equal_updates_amount_to_themselves_and_keep_shape_and_dtype(name: str) -> None:
     fold = _load("aggregator", name).fold()
     delta = {"w": torch.tensor([[0.1, -0.2]]), "b": torch.tensor(0.3)}  # within every rule's bound

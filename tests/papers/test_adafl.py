@@ -56,6 +56,15 @@ def test_one_update_of_the_scores_by_hand() -> None:
     assert made.scores == pytest.approx({"a": 0.275, "b": 0.225, "c": 0.25, "d": 0.25})
 
 
+def test_renormalised_the_others_scores_shrink() -> None:
+    # As above with P = 1: a: 0.225 + 0.1 = 0.325, b: 0.225, c and d 0.25; by their sum, 1.05.
+    made = adafl(mass="renormalise")
+    made.observe({"a": w(4, 4), "b": w(1, 0)}, w(1, 0))
+    assert made.scores == pytest.approx({"a": 0.325 / 1.05, "b": 0.225 / 1.05, "c": 0.25 / 1.05, "d": 0.25 / 1.05})
+    made.observe({}, {})
+    assert sum(made.scores.values()) == pytest.approx(1)
+
+
 @given(seed=st.integers(0, 10**6), alpha=st.floats(0.1, 0.99))
 def test_scores_stay_positive_and_sum_to_one_and_nobody_elses_moves(seed: int, alpha: float) -> None:
     made, draw = adafl({c: 1 + i for i, c in enumerate("abcdefgh")}, alpha=alpha), torch.Generator().manual_seed(seed)
@@ -137,6 +146,19 @@ MODES: dict[str, Any] = {
         "simulate": {**SLOW, "dropout": 0.1},
     },
 }
+
+
+def test_with_one_fraction_and_scores_that_never_move_a_run_is_federated_averaging(
+    images: Path, tmp_path: Path
+) -> None:
+    # Four owners of equally many images. Two of four in each round, drawn from the same numbers.
+    still = {"name": "adafl", "params": {"start": 0.5, "end": 0.5, "alpha": 1}}
+    half = {**ROUNDS, "in_flight": 2, "quorum": 2, "floor": 2}
+    ours = run(small(images, selector=still, rounds=ROUNDS), tmp_path / "ours")
+    theirs = run(small(images, rounds=half), tmp_path / "theirs")
+    assert len(set(known(tmp_path / "ours")["scores"].values())) == 1
+    assert ours.report.adapter_sha256 == theirs.report.adapter_sha256
+    assert {c: s.asked for c, s in ours.report.ledger.items()} == {c: s.asked for c, s in theirs.report.ledger.items()}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -135,6 +135,23 @@ def test_decoding_needs_nothing_but_the_upload() -> None:
     assert all(torch.equal(other[k], own[k]) for k in named)
 
 
+def test_what_arrives_is_what_the_bits_say_read_one_by_one() -> None:
+    x = power_law(700, -0.6)
+    packed, position = cvlc(bits=4.0, groups=5).encode({"w": x}, draws()), 10  # 2^10 > 700 > 2^9
+    text = "".join(f"{octet:08b}" for octet in packed[BITS].tolist())
+    counts, lengths, ranges = (packed[k].tolist() for k in (COUNTS, LENGTHS, RANGES))
+    assert len(set(lengths)) > 1, "codes of several lengths"
+    at, code, expected = 0, position * sum(counts), torch.zeros(700)
+    for count, length, (low, high) in zip(counts, lengths, ranges, strict=True):
+        for _ in range(count):
+            place, level = int(text[at : at + position], 2), int(text[code : code + length], 2)
+            expected[place] = low + level * ((high - low) / (2**length - 1))
+            at, code = at + position, code + length
+    assert set(text[code:]) <= {"0"} and len(text) - code < 8, "and then nothing but the rest of a byte"
+    assert torch.equal(cvlc().decode(packed)["w"], expected)
+    assert set(expected.nonzero().flatten().tolist()) == set(x.abs().argsort(descending=True)[: sum(counts)].tolist())
+
+
 def test_32_bits_are_the_largest_numbers_themselves() -> None:
     x = power_law(1000, -0.4)
     # 1000 numbers of 4.2 bits: 4200 / (32 + 10) = 100 numbers.

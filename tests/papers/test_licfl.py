@@ -111,6 +111,18 @@ def test_a_constant_vector_added_to_all_updates_forms_the_same_cohorts() -> None
     assert one == two
 
 
+@pytest.mark.parametrize("size", [1e2, 1e30])
+def test_an_enormous_update_takes_no_cohort_along_but_its_own(size: float) -> None:
+    sent = updates(planted(3, 6))
+    honest = merged(licfl(), beginning(), ALL, sent)
+    blow = {k: size * torch.linspace(-1, 1, t.numel()) * t.norm() for k, t in sent["client-07"].items()}
+    state = merged(licfl(), beginning(), ALL, sent | {"client-07": blow})
+    owners = set(sent) - {"client-07"}
+    assert {c: state.assignment[c] for c in owners} == {c: honest.assignment[c] for c in owners}
+    spared = {"cohort-0", "cohort-1", "cohort-2"} - {honest.assignment["client-07"], state.assignment["client-07"]}
+    assert spared and all(fingerprint(state.tensors[c]) == fingerprint(honest.tensors[c]) for c in spared)
+
+
 def test_what_a_client_sends_has_the_names_and_shapes_of_its_model() -> None:
     model = beginning().tensors[ALL]
     assert {k: t.shape for k, t in licfl().form(model).items()} == {k: t.shape for k, t in model.items()}

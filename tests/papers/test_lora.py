@@ -23,7 +23,7 @@ from workers.plugins import load
 from workers.readout import Cosine
 from workers.setting import Setting
 from workers.tensors import Tensors, fingerprint, generator, size
-from workers.tower import matrices
+from workers.tower import matrices, spoken
 
 OF = setting(experiment(seed=3))
 """Its image tower is one matrix, 48 -> 16."""
@@ -159,6 +159,9 @@ def test_a_run_trains_inside_the_bundled_tower_and_twice_gives_the_same_bytes(
     assert one.report.ledger["flat-0"].accepted == 2
     moved: Tensors = one.tensors["all"]
     assert size(moved) > 1_000_000 if adapter == "tower" else size(moved) < 300_000
+    before = {spoken(k): p for k, p in load("workers.models", Choice(name="tiny")).image_tower().named_parameters()}
+    still = [name for name, t in moved.items() if torch.equal(t, before.get(name, torch.zeros_like(t)))]
+    assert not still and (adapter == "lora" or moved.keys() == before.keys())
     assert one.report.accuracy.mean is not None and one.report.accuracy.zero_shot["flat-0"] is not None
 
 

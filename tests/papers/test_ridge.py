@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator.aggregators.mean import Mean
 from orchestrator.commits import Commits
+from orchestrator.plan import plan
+from schemas.errors import ConfigError
 from schemas.messages import ALL
 from tests.runs.here import run, runtime
 from tests.toys import examples, experiment, paint, setting
@@ -22,6 +24,7 @@ from workers.setting import Setting
 from workers.tensors import Tensors, pack, unpack
 
 IMAGES = 60
+ROUNDS = {"versions": 1, "in_flight": 2, "quorum": 2, "floor": 2, "max_staleness": 0}
 
 
 def _by_hand(data: Examples, of: Setting, penalty: float) -> np.ndarray:
@@ -177,9 +180,26 @@ def test_whatever_passes_has_a_solution() -> None:
     assert np.isfinite(_head(_merged(method, of, [[("a", update)]]))).all()
 
 
-# --- as a run
+# --- in a plan
 
-ROUNDS = {"versions": 1, "in_flight": 2, "quorum": 2, "floor": 2, "max_staleness": 0}
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"codec": {"name": "fp16"}}, "sends exact numbers, so codec fp16 would falsify them"),
+        ({"codec": {"name": "int8"}}, "sends exact numbers, so codec int8 would falsify them"),
+        ({"transforms": [{"name": "clip", "params": {"norm": 1.0}}]}, "transforms would falsify them"),
+        ({"rounds": {**ROUNDS, "max_staleness": 1, "staleness": "sqrt"}}, "may not be discounted"),
+        ({"aggregator": {"name": "median"}}, "adds up by itself"),
+    ],
+)
+def test_moments_are_never_compressed_changed_or_discounted(changes: dict[str, object], says: str) -> None:
+    asked: dict[str, object] = {"method": {"name": "ridge"}, "rounds": ROUNDS, **changes}
+    with pytest.raises(ConfigError, match=says):
+        plan(experiment(Path("images"), **asked))
+
+
+# --- as a run
 
 
 @pytest.fixture(scope="module")

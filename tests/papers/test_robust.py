@@ -1,6 +1,7 @@
 """Robust rules against their definitions and their breakdown, with numbers derived here."""
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -305,8 +306,24 @@ def test_two_updates_of_one_owner_are_not_two_owners(images: Path, tmp_path: Pat
         made = small(images, aggregator={"name": "median"}, rounds=rounds, simulate=slow, seed=seed)
         outcome = run(made, tmp_path / str(seed))
         assert outcome.report.status == "finished"
-        owners = [[c for c, _ in e.facts["updates"]] for e in events(outcome.events, "closed")]
+        closed = events(outcome.events, "closed")
+        owners = [[c for c, _ in e.facts["updates"]] for e in closed]
         assert any(len(set(o)) < len(o) for o in owners) and all(len(set(o)) >= 3 for o in owners)
+        # Of each owner the newest enters the ledger, and nothing else; who was replaced is among what was wasted.
+        weighs = {(e.client, e.facts["base"]): e.facts["weight"] for e in outcome.events if "weight" in e.facts}
+        entered, replaced = Counter[str](), 0
+        for e in closed:
+            newest = {c: max(b for other, b in e.facts["updates"] if other == c) for c, _ in e.facts["updates"]}
+            lags = {c: e.version - 1 - base for c, base in newest.items()}
+            entered.update({c: weighs[c, base] / (1 + lags[c]) ** 0.5 for c, base in newest.items()})
+            older = sorted((c, b) for c, b in e.facts["updates"] if newest[c] != b)
+            assert sorted(map(tuple, e.facts.get("replaced", []))) == older
+            replaced += len(older)
+        ledger = outcome.report.ledger
+        assert {c: share.weight for c, share in ledger.items()} == pytest.approx(dict(entered))
+        asked = sum(share.asked for share in ledger.values())
+        counted = sum(len(o) for o in owners) - replaced
+        assert outcome.report.wasted_share == pytest.approx((asked - counted) / asked)
 
 
 def test_a_round_that_cannot_get_what_the_rule_needs_fails_as_one_below_its_floor(images: Path, tmp_path: Path) -> None:

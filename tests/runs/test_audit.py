@@ -159,6 +159,10 @@ EVENTS: dict[str, tuple[Callable[[Stored], None], str]] = {
     "other weights at the close": (
         edit("closed", lambda e: [told(e, weights={"flat-0": 1.0})]), r"the weights in version 11 are not those"
     ),
+    "replaced by nothing": (
+        edit("closed", lambda e: [told(e, replaced=e.facts["updates"][:1])]),
+        r"is replaced in version 11, and by no newer one",
+    ),
     "other lags at the close": (edit("closed", lambda e: [told(e, lags={"0": 9})]), r"the lags in version 11 are not"),
     "another number at the close": (edit("closed", lambda e: [told(e, counted=9)]), r"version 11 counts 9 updates"),
     "other updates at the close": (edit("closed", lambda e: [told(e, updates=[])]), r"counts 3 updates, not"),

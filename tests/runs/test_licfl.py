@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from infra.blobs import FileBlobs
 from orchestrator.commits import Commits
@@ -16,6 +17,8 @@ from tests.runs.here import Fuse, Killed, run
 from tests.runs.test_crash import facts, operations, places
 from tests.runs.test_embedded import SLOW, events
 from tests.toys import COLOURS, experiment, paint
+from workers.method import KEPT
+from workers.tensors import fingerprint
 
 CLIENTS = tuple(f"owner-{i}" for i in range(8))
 TURNED = {"amber": "blue", "blue": "green", "green": "amber"}
@@ -79,6 +82,32 @@ def test_models_of_their_own_serve_planted_groups_better_than_one_for_all(listed
     own = run(planted(listed, rounds=SYNC), tmp_path / "own")  # version 1, then four rounds of each cohort
     assert mean(one) <= 0.6
     assert mean(own) >= 0.9
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "centered_clipping"])
+def test_with_one_cohort_it_is_federated_averaging_whatever_the_aggregator_keeps(
+    listed: Path, tmp_path: Path, aggregator: str
+) -> None:
+    # Lengths are about 1: a centre that began anew in version 2 would be another step.
+    params = {} if aggregator == "mean" else {"tau": 0.1, "steps": 1}
+    parts = {"aggregator": {"name": aggregator, "params": params}, "rounds": {**SYNC, "versions": 3}}
+    method = {"name": "licfl", "params": {"lr": 0.05, "batch": 8, "epochs": 3, "cohorts": 1}}
+    one = run(planted(listed, "fedavg", **parts), tmp_path / "one")
+    own = run(planted(listed, method=method, **parts), tmp_path / "own")
+    assert fingerprint(own.tensors["cohort-0"]) == fingerprint(one.tensors["all"])
+
+
+def test_what_the_aggregator_has_kept_of_version_1_is_each_cohorts_own(listed: Path, tmp_path: Path) -> None:
+    rounds, aggregator = {**SYNC, "versions": 1}, {"name": "centered_clipping", "params": {"tau": 0.1}}
+    outcome = run(planted(listed, rounds=rounds, aggregator=aggregator), tmp_path)
+    commits = Commits("r", FileBlobs(tmp_path / "blobs"))
+    last = commits.all()[-1]
+    assert last.server is not None
+    kept = commits.get_model(last.server)
+    for cohort in ("cohort-0", "cohort-1"):  # the centre is the step, so the model has moved by it
+        moved = {k: t - outcome.tensors["all"][k] for k, t in outcome.tensors[cohort].items()}
+        flat = torch.cat([moved[k].reshape(-1) for k in sorted(moved)])
+        assert torch.allclose(kept[f"{KEPT}{cohort}/centre"], flat, atol=1e-6)
 
 
 def test_a_client_sends_as_many_bytes_as_in_federated_averaging(listed: Path, tmp_path: Path) -> None:

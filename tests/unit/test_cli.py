@@ -295,6 +295,27 @@ def test_a_backbone_that_cannot_be_had_is_one_line_before_anything_is_made(
     assert not (file.parent / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("backbone", "method", "words"),
+    [
+        ("tests.toys:ToyBackbone", "fedavg, params: {adapter: {name: lora, params: {targets: [attn]}}}",
+         ["no matrix of this image tower is called attn", "there are: 1.weight"]),
+        ("tests.toys:ToyBackbone", "fedavg, params: {adapter: {name: lora, params: {targets: [1.weight]}}}", []),
+        ("tests.toys:Speechless", "promptfl", ["this text tower has no words"]),
+    ],
+)  # fmt: skip
+def test_what_a_tower_does_not_hold_is_one_line_before_anything_is_made(
+    quorate: Quorate, file: Path, backbone: str, method: str, words: list[str]
+) -> None:
+    changes = ["--set", f"model.backbone.name={backbone}", "--set", f"method={{name: {method}}}"]
+    said = quorate("run", str(file), *changes)
+    assert (said.code, (file.parent / "runs").exists()) == ((2, False) if words else (0, True)), said
+    assert all(word in said.err for word in words)
+    checked = quorate("check", str(file), *changes)
+    assert checked.code == said.code and all(word in checked.err for word in words)
+    assert checked.err.count("\n") == said.err.count("\n") == 1 or not words
+
+
 def test_check_prints_the_resolved_experiment_and_what_the_data_hold(quorate: Quorate, file: Path) -> None:
     said = quorate("check", str(file), "--set", "seed=5")
     assert (said.code, said.err) == (0, "")

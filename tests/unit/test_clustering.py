@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from workers.clustering import Basis, alike, normalised, principal
+from workers.clustering import Basis, alike, normalised, principal, within_reach
 
 
 def planted(groups: int, each: int, *, away: float = 10.0, dim: int = 40, seed: int = 0) -> torch.Tensor:
@@ -103,6 +103,37 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     straight = alike(principal(rows, 5)[1], None, 8)
     shuffled = alike(principal(rows[order], 5)[1], None, 8)
     assert same_partition([straight[i] for i in order], shuffled)
+
+
+def test_one_far_away_is_moved_towards_the_middle_and_the_others_stay() -> None:
+    # By number the medians are 2 and 0; distances are 2, 1, 0, 1 and 50 (30 and 40), half of them within 1. Twice that:
+    # (32, 40) becomes (2, 0) + 2 / 50 (30, 40).
+    rows = torch.tensor([[0.0, 0], [1, 0], [2, 0], [3, 0], [32, 40]])
+    found = within_reach(rows)
+    assert torch.equal(found[:4], rows[:4].double())
+    assert found[4].tolist() == pytest.approx([2 + 1.2, 1.6])
+
+
+@pytest.mark.parametrize("rows", [planted(3, 5), planted(1, 9), torch.ones(4, 3), torch.zeros(3, 0),
+    torch.cat([torch.zeros(5, 2), torch.ones(1, 2)])])  # fmt: skip
+def test_rows_that_are_usually_far_apart_or_mostly_the_same_stay_bit_for_bit(rows: torch.Tensor) -> None:
+    assert torch.equal(within_reach(rows), rows.double())
+
+
+@pytest.mark.parametrize("clusters", [None, 3])
+@pytest.mark.parametrize("size", [1e2, 1e30])
+@pytest.mark.parametrize("blows", [1, 3])
+def test_enormous_rows_do_not_hide_how_the_others_are_grouped(clusters: int | None, size: float, blows: int) -> None:
+    for seed in range(2):
+        rows, draw = planted(3, 10, seed=seed), torch.Generator().manual_seed(seed)
+        hostile = torch.randperm(30, generator=draw)[:blows].tolist()
+        for i in hostile:
+            rows[i] = size * rows[i].norm() * torch.nn.functional.normalize(torch.randn(40, generator=draw), dim=0)
+        labels = alike(principal(within_reach(rows), 5)[1], clusters, 8)
+        honest = [i for i in range(30) if i not in hostile]
+        assert same_partition([labels[i] for i in honest], [i // 10 for i in honest])
+        plain = alike(principal(rows, 5)[1], clusters, 8)
+        assert not same_partition([plain[i] for i in honest], [i // 10 for i in honest]), "it is what keeps them apart"
 
 
 @pytest.mark.parametrize("rows", [torch.ones(5, 3), torch.zeros(5, 3), torch.full((7, 9), 0.1)])

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +62,32 @@ def test_chunks_leave_no_trace(tmp_path: Path, paths: list[Path], monkeypatch: p
     whole = _features(tmp_path / "a").images(paths).features
     monkeypatch.setattr(features, "CHUNK", 5)
     assert torch.equal(whole, _features(tmp_path / "b").images(paths).features)
+
+
+def test_files_of_a_chunk_are_not_in_memory_together(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "MOST", 2)
+    for path in paths:
+        path.write_bytes(path.read_bytes() + bytes(2**22))  # 4 MiB behind the pixels, which nobody decodes
+    monkeypatch.setattr(features, "FEW", 0)
+    tracemalloc.start()
+    try:
+        assert _features(tmp_path).images(paths).encodes == len(paths) == 12
+        assert tracemalloc.get_traced_memory()[1] < 6 * 2**22  # two are read at a time
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_file_that_changes_between_its_name_and_its_pixels_is_no_feature_of_either(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = iter([paths[0].read_bytes(), paths[1].read_bytes()])
+    monkeypatch.setattr(features, "read", lambda path: next(contents))
+    with pytest.raises(DataError, match=f"{paths[0]}: it was changed while it was read"):
+        _features(tmp_path).images(paths[:1])
+    monkeypatch.undo()
+    assert _features(tmp_path).images(paths[:1]).encodes == 1
 
 
 def test_one_content_in_two_chunks_is_encoded_once(
@@ -201,6 +228,16 @@ def test_a_shelf_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None
     (tmp_path / "file").write_text("a file where a folder should be")
     with pytest.raises(StoreError, match="QUORATE_CACHE"):
         Shelf(tmp_path / "file" / "x.sqlite").write({"k": b"v"})
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_features_are_read_from_mapped_memory(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "features.sqlite")
+    shelf.write({str(i): bytes(1000) for i in range(1000)})
+    with shelf.reading() as read_:
+        assert len(read_([str(i) for i in range(1000)], 1000)) == 1000
+        assert str(shelf.path) in Path("/proc/self/maps").read_text()
+    assert str(shelf.path) not in Path("/proc/self/maps").read_text()
 
 
 def test_what_is_kept_first_stays(tmp_path: Path) -> None:

@@ -85,6 +85,21 @@ def test_a_class_that_a_client_lacks_is_white_and_more_images_are_darker(tmp_pat
     assert shade[1] > 250 and shade[1] > shade[0] > shade[2]
 
 
+def test_beside_them_is_what_a_client_has_in_each_part() -> None:
+    # Of 3 classes of 10 images each 6 train, 2 are for validation and 2 for the test: 18, 6 and 6, one behind another.
+    owner = _made(10, 3).clients["client-9"]
+    data = skew.picture(Owners({"client-9": owner}, {}, ("a", "b", "c")), "toy")
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    where = [
+        np.argwhere((pixels == [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).all(axis=2))
+        for colour in skew.PARTS.values()
+    ]
+    row = int(np.median(where[0][:, 0]))  # a line through the bar; the legend is above
+    bars = [np.sort(found[found[:, 0] == row][:, 1]) for found in where]
+    assert [len(bar) / len(bars[0]) for bar in bars] == pytest.approx([1, 6 / 18, 6 / 18], abs=0.03)
+    assert bars[0][-1] < bars[1][0] and bars[1][-1] < bars[2][0]
+
+
 # --- by the command line
 
 

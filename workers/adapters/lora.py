@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from textwrap import shorten
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -23,9 +24,11 @@ class LowRank(Inside):
 
     def __init__(self, tower: nn.Module, setting: Setting, params: "Lora.Params", generator: torch.Generator) -> None:
         super().__init__(tower, setting.texts, setting.scale)
-        chosen = {name: w for name, w in matrices(tower).items() if any(t in name for t in params.targets or ("",))}
+        every = matrices(tower)
+        chosen = {name: w for name, w in every.items() if any(t in name for t in params.targets or ("",))}
         if not chosen:
-            raise ConfigError(f"lora: no matrix of this image tower is called {' or '.join(params.targets)}")
+            called, there = " or ".join(params.targets) or "anything", shorten(", ".join(every) or "none", 200)
+            raise ConfigError(f"lora: no matrix of this image tower is called {called}", hint=f"there are: {there}")
         self.names, self.share = tuple(chosen), params.alpha / params.rank
         self.base: Callable[[str], torch.Tensor] = lambda name: chosen[name].detach().cpu()  # as in Inside
         for name, weight in chosen.items():

@@ -161,8 +161,7 @@ class Features:
     def _chunk(self, paths: Sequence[Path], seen: set[str], find: Read, claims: Claims, pool: Executor) -> _Chunk:
         """seen: contents of chunks before, this one's added: they are encoded already, or about to be."""
         each = pool.map if len(paths) > FEW else map  # that starts no thread
-        contents = list(each(read, paths))
-        keys = [f"image:{hashed}" for hashed in each(digest, contents)]
+        keys = list(each(_key, paths))
         known = find(set(keys) - seen, 2 * self.backbone.dim)
         missing = {k: i for i, k in enumerate(keys) if k not in known and k not in seen}
         mine = self._take(claims, missing)
@@ -171,9 +170,16 @@ class Features:
         fresh = {k: i for k, i in missing.items() if k in mine and k not in done}
         others = {k: paths[i] for k, i in missing.items() if k not in mine}
         seen.update(keys)
-        pixels = list(pool.map(lambda i: self.backbone.preprocess(decode(paths[i], contents[i])), fresh.values()))
+        pixels = list(pool.map(lambda k: self._pixels(paths[fresh[k]], k), fresh))
         ready = torch.stack(pixels or [torch.zeros(0)])
         return _Chunk(keys, known | done, {k: paths[i] for k, i in fresh.items()}, ready, others)
+
+    def _pixels(self, path: Path, key: str) -> torch.Tensor:
+        # Read once more, for 256 files may not fit into memory together.
+        data = read(path)
+        if _named(data) != key:
+            raise DataError(f"cannot use {path}: it was changed while it was read")
+        return self.backbone.preprocess(decode(path, data))
 
     def _take(self, claims: Claims, keys: Iterable[str]) -> set[str]:
         try:
@@ -222,3 +228,11 @@ class Features:
         rows = self.backbone.encode_texts([p.replace("{}", name) for p in prompts])
         mean = torch.nn.functional.normalize(rows, dim=1).mean(dim=0)
         return torch.nn.functional.normalize(mean, dim=0).numpy().astype("<f4").tobytes()
+
+
+def _key(path: Path) -> str:
+    return _named(read(path))
+
+
+def _named(content: bytes) -> str:
+    return f"image:{digest(content)}"

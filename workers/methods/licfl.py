@@ -9,8 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from schemas.messages import ALL, VISITORS
 from workers import fedopt
-from workers.clustering import Basis, alike, centres, principal
-from workers.method import Aggregator, Fold, State, Traits
+from workers.clustering import Basis, alike, centres, principal, within_reach
+from workers.method import KEPT, Aggregator, Fold, State, Traits
 from workers.methods._local import LocalTraining, Training
 from workers.tensors import Tensors
 
@@ -29,6 +29,7 @@ class Licfl(LocalTraining):
     Principal components of the updates, spectral clustering (Ng, Jordan, Weiss), then federated averaging within each
     cohort. A client computes and sends nothing more than in `fedavg`. Who is not in version 1 begins anew later, and is
     placed by its first update, which moves no model. Held-out owners are judged by the mean of the cohorts' models.
+    A few enormous updates do not hide who is alike; what they do to their own cohort is up to the aggregator.
     `rule: adaptive` is ALICFL: every round of a cohort four server rules are at hand, and one is taken. `selection:
     norm_drift` takes the one that lengthens the model least. `selection: loss` tries each once and then takes the one
     that has lately lowered the members' losses most; they are those that clients report of their training anyway.
@@ -56,6 +57,8 @@ class Licfl(LocalTraining):
         "no second training within round 1: a cohort's first model is the aggregate of its members' first updates",
         "components, sigma and the number of cohorts are not given in what could be read of the paper: 5, the standard "
         "deviation of the projected updates, and the largest gap between eigenvalues",
+        "an update that is more than twice as far from the middle of all as half of them are is moved towards it, for "
+        "the grouping alone: in our studies none was",
         "members are weighted as `aggregator` and `weight` say, where the paper weighs evenly",
         "beta2, tau and eta are those of Reddi et al., arXiv 2003.00295, from memory",
         "newcomers, which the paper does not treat, are placed by the mean projection that is nearest to theirs",
@@ -108,7 +111,7 @@ class Licfl(LocalTraining):
         tensors, server, assignment = dict(state.tensors), dict(state.server), dict(state.assignment)
         for group, found in folded.items():
             assignment |= _members(found)
-            server |= {name: t for name, t in found.items() if name in (BASIS, CENTRES)}
+            server |= {name: t for name, t in found.items() if name in (BASIS, CENTRES) or name.startswith(KEPT)}
             for cohort, step in _steps(group, found).items():
                 kept = {name: server.pop(f"{cohort}/{name}") for name in _own(server, cohort)}
                 tensors[cohort], kept = self.moved(tensors.get(cohort, tensors[ALL]), step, kept, server_lr)
@@ -180,26 +183,27 @@ class Cohorting:
     def result(self) -> Tensors:
         """`member/<client>`: the number of its cohort. `<cohort>/<name>`: what `Heard` gives. Basis, mean projections.
 
-        Cohorts are numbered by the first of their members, in client order.
+        And `aggregator/<cohort>/<name>`, what the aggregator keeps, with which the cohort's next fold begins. Cohorts
+        are numbered by the first of their members, in client order.
         """
-        basis, places = principal(
-            torch.stack([_flat(update) for update, *_ in self.seen.values()]), self.params.components
-        )
+        rows = within_reach(torch.stack([_flat(update) for update, *_ in self.seen.values()]))
+        basis, places = principal(rows, self.params.components)
         labels = alike(places, self.params.cohorts, self.params.most)
         found = {MEMBER + client: torch.tensor(float(n)) for client, n in zip(self.seen, labels, strict=True)}
         found |= {BASIS: basis.packed(), CENTRES: centres(places, labels).float()}
         for n in range(max(labels) + 1):
             members = [client for client, label in zip(self.seen, labels, strict=True) if label == n]
-            found |= {f"{COHORT.format(n)}/{name}": t for name, t in self._folded(members).items()}
+            found |= self._folded(COHORT.format(n), members)
         return found
 
-    def _folded(self, members: list[str]) -> Tensors:
+    def _folded(self, cohort: str, members: list[str]) -> Tensors:
         fold = Heard(self.aggregator.fold())
         for client in members:
             fold.add(client, *self.seen[client])
             if client in self.losses:
                 fold.hear(client, self.losses[client])
-        return fold.result()
+        step = {f"{cohort}/{name}": t for name, t in fold.result().items()}
+        return step | {f"{KEPT}{cohort}/{name}": t for name, t in fold.kept.items()}
 
 
 class Newcomers:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from infra.files import whole
 from schemas.errors import ConfigError
 from workers.models._clip import HINT, Checkpoint
 
@@ -17,7 +18,10 @@ FIRST = "open_clip_model.safetensors"
 """Of several files of weights the one that open_clip takes."""
 
 LARGEST = 2**20
-"""Most bytes of the config, and of each other text that is read."""
+"""Most bytes of the config."""
+
+LARGEST_TOKENIZER = 256 * 2**20
+"""Most bytes of each file that the tokenizer may be made of. Gemma's is the largest known: 34 MB."""
 
 Three = Annotated[tuple[float, float, float], Field(strict=False)]
 Spread = Annotated[float, Field(gt=0)]
@@ -68,11 +72,7 @@ def find(folder: Path) -> Checkpoint:
 
 def _read(path: Path) -> _Config:
     try:
-        with path.open("rb") as f:
-            text = f.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise ConfigError(f"{path}: more than {LARGEST} bytes", hint=HINT)
-        return _Config.model_validate_json(text)
+        return _Config.model_validate_json(whole(path, LARGEST))
     except OSError as e:
         raise ConfigError(f"weights {path.parent}: {CONFIG}: {e.strerror}", hint=HINT) from None
     except ValidationError as e:
@@ -93,9 +93,14 @@ def _weights(folder: Path) -> Path:
 
 
 def _tokenizer(folder: Path) -> str:
-    """Hex sha256 of the files that the tokenizer may be made of: other ones give other texts."""
+    """Hex sha256 of the files that the tokenizer may be made of: other ones give other texts. Raises ConfigError."""
     files = sorted(p for ending in ("json", "txt", "model") for p in folder.glob(f"*.{ending}") if p.name != CONFIG)
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return whole.hexdigest()
+    told = "".join(f"{path.name} {_sum(path)}\n" for path in files)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _sum(path: Path) -> str:
+    try:
+        return hashlib.sha256(whole(path, LARGEST_TOKENIZER)).hexdigest()
+    except OSError as e:
+        raise ConfigError(f"weights {path.parent}: {path.name}: {e.strerror}", hint=HINT) from None
