@@ -93,8 +93,9 @@ def start(
     *,
     env: Mapping[str, str] | None = None,
     fds: Sequence[int] = (),
+    cwd: Path | None = None,
 ) -> Child:
-    """Start a process that logs to `<folder>/<name>.log`. env: beyond this process's own. fds: it inherits."""
+    """Start a process that logs to `<folder>/<name>.log`. env: beyond ours. fds: it inherits. cwd: where it works."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     with log.open("ab") as out:
@@ -106,6 +107,7 @@ def start(
             env={**os.environ, **(env or {})},
             start_new_session=True,
             pass_fds=tuple(fds),
+            cwd=cwd,
         )
     return Child(name, process, log)
 
@@ -163,15 +165,9 @@ def start_s3(
     data, access, secret = folder / "s3", "quorate", secret or secrets.token_hex(24)
     data.mkdir(parents=True, exist_ok=True)
     identities = _write_secret(folder / "s3.json", _identities(secret, {access: OWNER, **guests}))
-    s3, master, volume, filer = [port or free_port(), free_port(), free_port(), free_port()]
-    command: list[str | Path] = [
-        program,
-        "mini",
-        f"-dir={data.absolute()}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        f"-s3.port={s3}",
-    ]
+    s3, master, volume, filer = [port, *free_ports(3, but=port)] if port else free_ports(4)
+    command: list[str | Path] = [program, "mini", f"-dir={data.absolute()}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += [f"-s3.port={s3}"]
     command += [f"-s3.config={identities.absolute()}", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0"]
     command += ["-s3.port.lance=0", "-master.telemetry=false", f"-master.port={master}", f"-volume.port={volume}"]
     child = start("s3", [*command, f"-filer.port={filer}"], folder, fds=fds)
@@ -199,14 +195,21 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A loopback port that is free, and the one 10,000 above it too (SeaweedFS takes both).
+    """One of `free_ports`."""
+    return free_ports(1)[0]
 
-    Below 22,000, where the system hands none out to outgoing connections.
+
+def free_ports(count: int, *, but: int | None = None) -> list[int]:
+    """Different loopback ports that are free, and those 10,000 above them too (SeaweedFS takes both).
+
+    Below 22,000, where the system hands none out to outgoing connections. but: one that is spoken for.
     """
-    while True:
+    found: list[int] = []
+    while len(found) < count:
         port = 12_000 + secrets.randbelow(10_000)
-        if is_free(port) and is_free(port + 10_000):
-            return port
+        if port not in (but, *found) and is_free(port) and is_free(port + 10_000):
+            found.append(port)
+    return found
 
 
 def is_free(port: int) -> bool:

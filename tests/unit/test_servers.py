@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.servers import free_port, is_free, start, wait_for
+from infra import servers
+from infra.servers import free_port, free_ports, is_free, start, wait_for
 from schemas.errors import StoreError
 from tests.stack.servers import needed
 
@@ -51,6 +52,13 @@ def test_a_program_that_is_not_there_says_so(tmp_path: Path) -> None:
 def test_a_free_port_leaves_room_for_its_twin() -> None:
     port = free_port()
     assert is_free(port) and is_free(port + 10_000) and port + 10_000 < 32_768
+
+
+def test_ports_that_are_asked_for_together_are_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter([1, 1, 2, 2, 1, 3])
+    monkeypatch.setattr(servers.secrets, "randbelow", lambda below: next(drawn))
+    monkeypatch.setattr(servers, "is_free", lambda port: True)
+    assert free_ports(2, but=12_001) == [12_002, 12_003]
 
 
 def test_up_and_settings_and_servers_import_no_torch() -> None:
