@@ -18,7 +18,7 @@ import redis
 import yaml
 
 from infra.runtime import connect_blobs
-from infra.servers import S3, Child, Redis, answers, free_port, start, wait_for
+from infra.servers import S3, Child, Redis, answers, free_ports, start, wait_for
 from orchestrator.archive import Archive
 from orchestrator.commits import Commits
 from orchestrator.tenure import LEASE_S
@@ -72,13 +72,13 @@ def prometheus(experiment: Path, redis_server: Redis, s3_server: S3, tmp_path: P
     env = {**environment(redis_server, s3_server, tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     env |= {"QUORATE_BUS": url, "QUORATE_STATE": url}
     at_worker = {k: v for k, v in env.items() if "S3" not in k and "BLOBS" not in k}
-    loop, flower, own = free_port(), free_port(), free_port()
+    loop, flower, own = free_ports(3)
     celery = [sys.executable, "-m", "celery", "-A", "infra.celery_app", "flower"]
     children = [
         start("worker", [*CLI, "worker", "--pool"], tmp_path, env=at_worker),
         start("flower", [*celery, "--address=127.0.0.1", f"--port={flower}"], tmp_path, env=at_worker),
         start("prometheus", _command(program, tmp_path, own, loop, flower), tmp_path),
-        start("loop", [*CLI, "run", str(experiment)], tmp_path, env={**env, "QUORATE_METRICS": str(loop)}),
+        start("loop", [*CLI, "run", str(experiment)], tmp_path, env=env | {"QUORATE_METRICS": str(loop)}, cwd=tmp_path),
     ]
     url = f"http://127.0.0.1:{own}"
     try:

@@ -15,7 +15,7 @@ import yaml
 from safetensors.numpy import load
 
 from infra.runtime import connect
-from infra.servers import S3, Child, Redis, start, valkey, wait_for, weed
+from infra.servers import S3, Redis, start, valkey, wait_for, weed
 from orchestrator.commits import Commits
 from schemas.report import Report
 from tests.stack.servers import environment, needed, settings
@@ -48,7 +48,7 @@ def up(folder: Path, workers: int) -> Iterator[dict[str, str]]:
     """`quorate up` in a folder of its own; the environment that it tells a user to source."""
     folder.mkdir()
     env = {"PYTHONPATH": str(ROOT), "QUORATE_CACHE": str(folder.parent / "cache")}
-    child = in_folder(folder, [*CLI, "up", "--workers", str(workers)], env)
+    child = start("up", [*CLI, "up", "--workers", str(workers)], folder, env=env, cwd=folder)
     try:
         wait_for(lambda: "In another shell" in child.log.read_text(), child, WITHIN_S)
         lines = (folder / ".quorate/up/env").read_text().splitlines()
@@ -59,11 +59,6 @@ def up(folder: Path, workers: int) -> Iterator[dict[str, str]]:
         assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()], "all that was started is stopped"
     finally:
         child.stop(60)
-
-
-def in_folder(folder: Path, command: list[str], env: dict[str, str]) -> Child:
-    moved = ["-c", "import os, sys; os.chdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])", str(folder), *command]
-    return start("up", [sys.executable, *moved], folder, env=env)
 
 
 @pytest.fixture
