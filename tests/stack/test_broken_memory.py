@@ -7,7 +7,7 @@ import redis
 
 from infra.celery_app import KEYS
 from orchestrator.run import Outcome
-from tests.stack.field import SYNC, Field, stage, undisturbed
+from tests.stack.field import Field, stage, undisturbed
 from tests.stack.processes import held_up
 from tests.stack.servers import eventually
 
@@ -55,7 +55,7 @@ def test_a_task_that_a_broken_connection_took_with_it_is_sent_again(stage: Field
     stage.staff(1)
     orders, memory = stage.orders("astray"), redis.Redis.from_url(stage.memory.server.url)
     with orders.tell("wait", "flat-0", 1):
-        orchestrator = stage.run("astray", rounds={**SYNC, "deadline_s": 600})
+        orchestrator = stage.run("astray")
         orders.trains("flat-0", 1)
         eventually(lambda: memory.llen(KEYS + "quorate.pool") > 0, "the others' tasks wait")
         assert memory.rpop(KEYS + "quorate.pool")  # and nobody hears of this one again
@@ -123,4 +123,4 @@ def test_emptied_with_nobody_there_the_run_goes_on_from_its_commits(stage: Field
 def test_nothing_of_a_run_is_left_in_it(stage: Field) -> None:
     left = redis.Redis.from_url(stage.memory.server.url, decode_responses=True)
     eventually(lambda: not [k for k in left.scan_iter() if k.startswith("quorate:run:")], "no key of a run is left")
-    assert not left.llen(KEYS + "quorate.pool")
+    eventually(lambda: not left.llen(KEYS + "quorate.pool"), "no task is left")

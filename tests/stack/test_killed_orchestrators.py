@@ -108,6 +108,9 @@ def test_killed_or_told_to_stop_while_it_waits_a_standby_goes_on(stage: Field, u
         (orders.folder / "flat-0.0.wait").unlink()
         orders.trains("flat-0", 1)
         standby, owner = stage.resume("waiting"), stage.owner("waiting")
+        with stage.redis.hold(f"-{standby.child.process.pid}-") as asks:  # for the lease, in its name
+            asks.wait()
+            asks.release()
         second.kill()
         waiting.unlink()
         stage.passes_on("waiting", owner, allowed(RESUMED_S))
@@ -122,20 +125,21 @@ def test_of_two_orchestrators_one_commits_and_the_other_says_so(
 ) -> None:
     """lands: the frozen one's commit gets to the store after the other has taken over, just before its own."""
     run, commit = f"two-{lands}", "versions/00000002"
-    first = stage.run(run)
-    with stage.s3.hold("PUT", f"{run}/{commit}") as its:
-        its.wait()
-        with first.frozen():
-            second = stage.resume(run)
-            with stage.s3.hold("PUT", f"{run}/{commit}") as others:
-                others.wait()
-                if lands:
-                    its.release()
-                    stage.reaches(run, 2)
-                others.release()
-            stage.reaches(run, 2)
-        its.drop()
-    first.leaves(3)
+    with stage.orders(run).tell("wait", "flat-0", 2):  # the run goes on until the frozen one has seen whose it is
+        first = stage.run(run)
+        with stage.s3.hold("PUT", f"{run}/{commit}") as its:
+            its.wait()
+            with first.frozen():
+                second = stage.resume(run)
+                with stage.s3.hold("PUT", f"{run}/{commit}") as others:
+                    others.wait()
+                    if lands:
+                        its.release()
+                        stage.reaches(run, 2)
+                    others.release()
+                stage.reaches(run, 2)
+            its.drop()
+        first.leaves(3)
     assert "owned by another loop" in first.text
     second.leaves()
     stage.equals(run, undisturbed)

@@ -2,16 +2,16 @@
 
 import contextlib
 import os
+import re
 import signal
 import time
 
 import pytest
-import redis
 
 from infra.celery_app import make_app
-from infra.redis_state import key
 from orchestrator.commits import Commits
 from orchestrator.run import Outcome
+from schemas.decisions import Started
 from schemas.experiment import Experiment
 from schemas.messages import Manifest
 from tests.runs import here
@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults]
 AGAIN_S = 10.0
 """The goal: a killed worker's task runs again elsewhere within this."""
 MANIFEST = r'manifest\r\n.*"task_id":"v1-flat-0-'
-QUORUM = {"in_flight": 4, "quorum": 3, "floor": 2, "grace_s": 1, "deadline_s": 60, "max_staleness": 2}
+QUORUM = {"in_flight": 4, "quorum": 3, "floor": 2, "grace_s": 2, "deadline_s": 60, "max_staleness": 2}
+"""The grace is longer than the first task of a new worker takes, and shorter than a frozen one is believed to live."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +77,7 @@ def test_killed_with_a_task_that_no_child_had_begun_it_is_sent_again(stage: Fiel
         eventually(lambda: bool(new(worker, before)), "there is another child")
         for pid in new(worker, before):
             os.kill(pid, signal.SIGSTOP)
-        eventually(lambda: bool(held(stage, "loading")), "the parent says that it holds a task")
+        eventually(lambda: bool(held(stage, "loading")), "the loop hears that the parent holds a task")
         worker.kill()
         waiting.unlink()
     stage.staff(1)
@@ -91,10 +92,9 @@ def new(worker: Process, before: set[int]) -> set[int]:
 
 
 def held(stage: Field, name: str) -> list[str]:
-    """Who beats for a task of a run."""
-    memory = redis.Redis.from_url(stage.memory.server.url, decode_responses=True)
-    beats = [k for k in memory.scan_iter() if k.startswith(key(name, "beat", "v0-"))]
-    return [k for k in beats if not k.endswith("-flat-0-0.1")]  # that of the killed child lasts for three seconds
+    """The training tasks that the loop has heard of, but for the one whose child was killed."""
+    heard = [task for said in stage.said(name) if isinstance(said, Started) for task in said.task_ids]
+    return [task for task in heard if re.match(r"v0-(?!flat-0-|evaluate-)", task)]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -147,7 +147,7 @@ def test_a_version_closes_without_a_silent_worker_at_quorum_and_grace(stage: Fie
     second, third = Commits(how, stage.runtime.blobs).all()[2:4]
     assert second.without == ("flat-0",)
     arrivals = sorted(a.at for a in second.counted)
-    assert QUORUM["grace_s"] <= second.at - arrivals[-1] < QUORUM["grace_s"] + 2
+    assert QUORUM["grace_s"] <= second.at - arrivals[-1] < QUORUM["grace_s"] + allowed(2)
     assert [(a.client, a.base) for a in third.counted if a.base < 2] == [("flat-0", 1)]
     (closed,) = [e for e in found.events if e.event == "closed" and e.version == 3]
     weight = sum(a.weight * (1 + 2 - a.base) ** -0.5 for a in third.counted if a.client == "flat-0")
@@ -174,7 +174,7 @@ def test_a_task_that_is_delivered_twice_counts_once(stage: Field, undisturbed: O
         orders.trains("flat-0", 1)
         eventually(redelivered, "another worker has it too")
         waiting.unlink()
-        eventually(lambda: done(stage, "v1-flat-0-") == 2, "both have done it")
+        eventually(lambda: done(stage, "v1-flat-0-") >= 2, "both have done it")
     orchestrator.leaves()
     stage.equals("twice", undisturbed)
     assert [e for e in stage.events("twice", "ignored") if e.facts["task"].startswith("v1-flat-0-")]

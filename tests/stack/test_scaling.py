@@ -60,5 +60,6 @@ def test_simulated_clients_come_and_go_at_the_walls_clock(stage: Field) -> None:
     asked = {who: [e.at - began for e in stage.events("present", "asked") if e.client == who]
              for who in ("flat-0", "flat-1", "noisy-0")}  # fmt: skip
     assert asked["flat-0"] and min(asked["flat-0"]) >= comes_s * scale
-    assert asked["flat-1"] and max(asked["flat-1"]) < goes_s * scale
+    # What is asked is written down a moment after the look at the clock; versions come once a second, up to the 9th.
+    assert asked["flat-1"] and max(asked["flat-1"]) < goes_s * scale + 0.9
     assert min(asked["noisy-0"]) < goes_s * scale < max(asked["noisy-0"])
