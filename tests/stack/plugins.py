@@ -26,7 +26,9 @@ class Blocking:
 
     def images(self, cache: Path) -> Images:
         """The images, once they may be seen."""
-        self.root.with_suffix(".pid").write_text(str(os.getpid()))
+        part = self.root.with_suffix(".part")
+        part.write_text(str(os.getpid()))
+        part.replace(self.root.with_suffix(".pid"))  # whoever sees it reads all of it
         until = time.monotonic() + 60
         while not self.root.with_suffix(".go").exists() and time.monotonic() < until:
             time.sleep(0.02)

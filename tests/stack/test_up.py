@@ -49,7 +49,7 @@ def test_what_it_prints_works_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         assert urllib3.request("GET", f"{url}/", timeout=10).status == 401
         assert urllib3.request("GET", f"{url}/", headers=auth, timeout=10).status == 200
         assert urllib3.request("POST", f"{url}/api/worker/shutdown/x", headers=auth, timeout=10).status == 403
-        assert waiting(tmp_path) == "0 waiting, 1 worker"
+        eventually(lambda: waiting(tmp_path) == "0 waiting, 1 worker", "the worker answers within a second")
         pids = read_pids(tmp_path)
         assert sorted(pids.values()) == ["flower", "s3", "valkey", "worker-1"]
         for pid in pids:

@@ -24,12 +24,14 @@ from schemas.base import canonical
 from schemas.errors import BusError, ConfigError, StoreError
 from schemas.experiment import Data, Experiment, Setting
 from schemas.messages import ClientSlot, Description, Manifest, Task, TaskFailure
-from tests.stack.servers import asked_to_tell, environment, eventually, settings, shown_on
+from tests.stack.servers import allowed, asked_to_tell, environment, eventually, settings, shown_on
 from tests.toys import Office, experiment, paint
 from workers import celery_worker
 
 pytestmark = pytest.mark.stack
-WITHIN_S = 60.0
+WITHIN_S = 120.0
+GONE_S = 15.0
+"""The goals: a worker that is told to stop is gone within this, and a broker that does not answer is given up."""
 
 
 class Stack:
@@ -79,6 +81,11 @@ class Stack:
                     return entry
             assert [child for child in self.children if not child.ended()], self.children[-1].ended()
         raise AssertionError(f"no answer to {task.task_id}: {self.log()[-3000:]}")
+
+    def idle(self) -> bool:
+        """Whether Celery's parents say that they hold no task: what they tell of one they have told by then."""
+        held = make_app(self.redis.url).control.inspect(timeout=5.0).active()
+        return bool(held) and not any(held.values())
 
     def log(self) -> str:
         return "".join(child.log.read_text() for child in self.children)
@@ -139,7 +146,7 @@ def test_a_task_over_its_deadline_is_a_failure_for_good(stack: Stack, images: Pa
     began = time.monotonic()
     failure = TaskFailure.model_validate_json(stack.answer(stack.send(task)).body)
     assert failure.code == "client" and "TimeLimit" in failure.message
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < allowed(20)
 
 
 def test_a_message_that_is_no_task_ends_no_worker(stack: Stack, images: Path) -> None:
@@ -161,6 +168,7 @@ def test_a_worker_tells_of_its_tasks_once_somebody_has_asked(stack: Stack, image
         monitor.get_message(timeout=WITHIN_S)  # subscribed
         unseen, seen = stack.describe(experiment(images)), stack.describe(experiment(images))
         stack.answer(stack.send(unseen))
+        eventually(stack.idle, "the worker has told nobody of its end")
         asked_to_tell(stack.redis.url)
         stack.answer(stack.send(seen))
         first = monitor.get_message(timeout=WITHIN_S)
@@ -211,8 +219,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_task_back(stack: Stack, images:
     eventually(lambda: stack.runtime.state.beating("toy", [task.work]) == {task.work}, "its lease is there")
     began = time.monotonic()
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(15) == 0
-    assert time.monotonic() - began < 15
+    assert worker.process.wait(WITHIN_S) == 0
+    assert time.monotonic() - began < allowed(GONE_S)
     eventually(lambda: stack.runtime.state.beating("toy", [task.work]) == set(), "its lease has ended")
     images.with_suffix(".go").touch()
     stack.pool_worker()
@@ -257,7 +265,7 @@ def test_a_site_serves_its_own_queue_with_its_own_data(stack: Stack, tmp_path: P
     text = stack.runtime.blobs.get(outputs["description"]).decode()
     assert list(Description.model_validate_json(text).clients) == ["clinic"]
     assert str(tmp_path) not in text + entry.body
-    assert stack.runtime.bus.waiting("clinic") == "0 waiting, 1 worker"
+    eventually(lambda: stack.runtime.bus.waiting("clinic") == "0 waiting, 1 worker", "it answers within a second")
     worker.stop()
 
 
@@ -338,7 +346,7 @@ class TestBus:
             began = time.monotonic()
             with pytest.raises(BusError, match="unknown"):
                 bus.send(task, None)
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < allowed(GONE_S)
             server.child.process.send_signal(signal.SIGCONT)
             bus.send(task, None)
         finally:
