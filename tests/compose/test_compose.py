@@ -149,7 +149,8 @@ def test_flower_asks_for_the_password_and_shows_the_run(report: dict[str, Any]) 
     status, text = page("/api/tasks?limit=1000", PASSWORDS["FLOWER_PASSWORD"])
     assert status == 200
     labels = [str(task["args"]) for task in json.loads(text).values() if task["state"] == "SUCCESS"]
-    assert sum(bool(re.fullmatch(r"v\d+ \S+ train", label)) for label in labels) > 100
+    trained = [int(found[1]) for label in labels if (found := re.fullmatch(r"v(\d+) \S+ train", label))]
+    assert set(trained) >= set(range(10, 20))  # it begins beside the run, and may miss what comes first
 
 
 def test_no_secret_and_no_grant_is_in_the_logs_or_in_flower(report: dict[str, Any]) -> None:
@@ -183,7 +184,7 @@ def test_containers_are_confined_and_published_on_loopback_alone(report: dict[st
 
 def test_every_long_running_service_becomes_healthy(report: dict[str, Any]) -> None:
     for service in LONG_RUNNING:
-        deadline = time.monotonic() + 120  # a worker is pinged once a minute
+        deadline = time.monotonic() + 300  # a worker is pinged once a minute, and may be too busy to answer at once
         while "starting" in (found := {c["State"]["Health"]["Status"] for c in inspected(containers(service))}):
             assert time.monotonic() < deadline, service
             time.sleep(1)

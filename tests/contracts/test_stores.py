@@ -23,6 +23,7 @@ from infra.stream import START, FileStream, Stream
 from schemas.base import digest
 from schemas.errors import BlobCorrupt, BlobError, BlobExists, BlobMissing, GrantRefused, SettingsError, StoreError
 from schemas.messages import BlobRef, Grant
+from tests.stack.servers import allowed
 
 BOTH = ["file", pytest.param("real", marks=pytest.mark.stack)]
 
@@ -320,9 +321,10 @@ class TestRedisState:
         assert redis.load(run) is None
 
     def test_a_lease_ends_by_itself_and_saving_extends_it(self, redis: StateStore, run: str) -> None:
-        redis.acquire(run, "a", 0.05)
+        redis.acquire(run, "a", 20)
         redis.save(run, "a", 60)
-        assert not eventually(lambda: redis.acquire(run, "b", 1), within_s=0.2)
+        owner = redis.owner(run)
+        assert owner is not None and owner[0] == "a" and 20 < (owner[1] or 0) <= 60
         redis.save(run, "a", 0.05)
         assert eventually(lambda: redis.acquire(run, "b", 1))
 
@@ -432,12 +434,12 @@ class TestRedisStream:
             waiting = pool.submit(lambda: redis.read(run, START, stream_clock(redis) + 30))
             other.append(run, "manifest", "now")
             entries = waiting.result(10)
-        assert [e.body for e in entries] == ["now"] and time.monotonic() - began < 0.9
+        assert [e.body for e in entries] == ["now"] and time.monotonic() - began < allowed(0.9)
 
     def test_a_read_comes_back_soon_enough_to_renew_a_lease_of_five_seconds(self, redis: Stream, run: str) -> None:
         began = time.monotonic()
         assert redis.read(run, START, stream_clock(redis) + 30) == []
-        assert time.monotonic() - began < 5 / 3
+        assert time.monotonic() - began < allowed(5 / 3)
 
     def test_a_long_log_comes_in_pieces(self, redis: Stream, run: str) -> None:
         for n in range(300):

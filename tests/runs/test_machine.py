@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from infra.clock import VirtualClock
 from orchestrator import keys
@@ -426,7 +432,8 @@ def known(loop: Loop) -> dict[str, Any]:
 
 
 EXAMPLES = int(os.environ.get("QUORATE_EXAMPLES", "0"))
-TestEngine = Engine.TestCase
+TestEngine = pytest.mark.timeout(300 + 10 * EXAMPLES)(Engine.TestCase)
+"""Hypothesis takes a test that was cut off in an example for one that generates data in another way each time."""
 TestEngine.settings = settings(
     max_examples=EXAMPLES or 120, stateful_step_count=40, deadline=None, database=None, derandomize=not EXAMPLES,
     suppress_health_check=list(HealthCheck), print_blob=False,
@@ -460,9 +467,17 @@ def test_what_luck_brings_to_few_examples_is_played_by_hand() -> None:
     assert SEEN["lost: no result in the manifest"] and SEEN["rejected: run over"]
 
 
+@pytest.fixture(scope="module")
+def seen() -> Counter[str]:
+    """What has occurred once the machine has run: before these tests in the order of the file, else now."""
+    if not SEEN["compared"]:
+        run_state_machine_as_test(Engine, settings=TestEngine.settings)  # type: ignore[no-untyped-call]
+    return SEEN
+
+
 @pytest.mark.parametrize("situation", SITUATIONS)
-def test_each_situation_occurred(situation: str) -> None:
-    assert SEEN[situation]
+def test_each_situation_occurred(seen: Counter[str], situation: str) -> None:
+    assert seen[situation]
 
 
 @pytest.mark.parametrize("how", OUTCOMES)

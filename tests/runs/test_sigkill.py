@@ -26,7 +26,7 @@ from tests.checked import whole
 from tests.runs.here import run
 from tests.runs.test_crash import FEDASYNC, FEDBUFF, MODES, facts
 from tests.runs.test_embedded import QUORUM, SLOW, SYNC, small
-from tests.runs.test_interrupt import ROOT, started
+from tests.runs.test_interrupt import ROOT, WITHIN_S, started
 from tests.toys import paint
 
 KILLS = int(os.environ.get("QUORATE_KILLS", "2"))
@@ -38,7 +38,6 @@ EVERY_MODE: dict[str, dict[str, Any]] = {
     "polynomial": {"rounds": {**FEDBUFF, "staleness": POLYNOMIAL}, "simulate": SLOW},
     "hinge": {"rounds": {**FEDASYNC, "staleness": HINGE}, "simulate": SLOW},
 }
-WITHIN_S = 120.0
 
 
 def live(asked: str, root: Path) -> None:

@@ -17,7 +17,7 @@ from orchestrator.run import Outcome
 from schemas.errors import ConfigError
 from tests.runs.here import run
 from tests.runs.test_embedded import QUORUM, SLOW, small
-from tests.runs.test_interrupt import long, started
+from tests.runs.test_interrupt import WITHIN_S, long, started
 from tests.toys import paint
 from tests.unit.test_cli import Quorate, quorate, server
 
@@ -73,11 +73,11 @@ def test_a_run_that_was_interrupted_is_drawn_once_and_from_its_beginning(
     assert first.stderr is not None
     lines = list(takewhile(lambda line: not line.startswith("v10 "), first.stderr))
     first.send_signal(signal.SIGINT)
-    lines.append(first.communicate(timeout=60)[1])
+    lines.append(first.communicate(timeout=WITHIN_S)[1])
     assert first.returncode == 130, "".join(lines)
     before = read(tmp_path / "live" / "long")
     resumed = started(tmp_path / "a", "--resume", "long")
-    said = resumed.communicate(timeout=120)[1]
+    said = resumed.communicate(timeout=WITHIN_S)[1]
     assert resumed.returncode == 0, said
     tensorboard.write(read_journal(tmp_path / "a" / "runs" / "long"), tmp_path / "after")
     live, after = read(tmp_path / "live" / "long"), read(tmp_path / "after")
