@@ -414,12 +414,16 @@ def test_with_all_features_at_hand_the_model_is_not_built(tmp_path: Path, paths:
 
 def test_progress_is_in_the_log_every_ten_seconds_of_encoding() -> None:
     progress = Progress()
+    slow, quick = (Step(encoded=100, seconds=0.4 * EVERY_S, left=9), Step(encoded=300, seconds=0.6 * EVERY_S, left=3))
     with structlog.testing.capture_logs() as said:
-        for left in (400, 300, 200, 100, 0):
-            progress.tell(Step(encoded=100, seconds=0.4 * EVERY_S, left=left))
-    # Due after 1.2 and 2.4 times EVERY_S; each line is about 300 images in 12 s, and only one fits into five steps.
-    assert [(line["event"], line["encoded"], line["left"]) for line in said] == [("encoding images", 300, 200)]
-    assert said[0]["per_second"] == pytest.approx(100 / (0.4 * EVERY_S))
+        for step in (slow, slow, slow, quick, quick, quick):
+            progress.tell(step)
+    # Due after three slow steps (1.2 EVERY_S) and after two quick ones (1.2 again); each line is about its own steps.
+    assert [(line["event"], line["encoded"], line["left"]) for line in said] == [
+        ("encoding images", 300, 9), ("encoding images", 900, 3),
+    ]  # fmt: skip
+    rates = [300 / (1.2 * EVERY_S), 600 / (1.2 * EVERY_S)]
+    assert [line["per_second"] for line in said] == pytest.approx(rates)
 
 
 def test_every_encoded_image_is_told_once_and_known_ones_are_not(
