@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch.nn import functional
 
 from schemas.errors import ConfigError
 from schemas.messages import ALL
-from tests.toys import client, examples, experiment, setting
+from tests.runs.here import run
+from tests.toys import client, examples, experiment, paint, setting
 from workers.adapters.prompt import Prompt, Prompted
 from workers.methods.promptfl import PromptFl
 from workers.models.tiny import Tiny
@@ -84,3 +86,14 @@ def test_the_first_prompt_counts_and_must_have_words_before_the_name() -> None:
 def test_a_backbone_without_such_a_tower_is_refused() -> None:
     with pytest.raises(ConfigError, match="no prompt that could be learnt"):
         Prompt(Prompt.Params()).build(replace(setting(), tower=None), generator(0))
+
+
+def test_images_pass_the_backbone_once_however_often_a_prompt_is_trained(tmp_path: Path) -> None:
+    # 3 domains of 3 classes of 5 images; the 9 of one client are trained on in 2 versions of 3 epochs.
+    images = paint(tmp_path / "images", per_class=5)
+    method = {"name": "promptfl", "params": {"epochs": 3}}
+    rounds = {"versions": 2, "in_flight": 2, "quorum": 2, "floor": 2, "max_staleness": 0}
+    asked = experiment(images, method=method, model={"backbone": {"name": "tiny"}}, rounds=rounds)
+    first, second = (run(asked, tmp_path, name=name) for name in ("one", "two"))
+    assert (first.report.version, first.report.encodes, second.report.encodes) == (2, 45, 0)
+    assert first.report.adapter_sha256 == second.report.adapter_sha256

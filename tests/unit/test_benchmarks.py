@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
+from torch.nn.functional import normalize
 
 from benchmarks import (
     accuracy,
@@ -32,6 +34,11 @@ from benchmarks.trials import Blow, Chaos, Series
 from schemas.log import Event
 from schemas.messages import ALL
 from tests.toys import ToyBackbone
+from workers.adapters.gate import AttentionGate
+from workers.method import Examples
+from workers.models.tiny import Tiny
+from workers.tensors import generator
+from workers.training import fit
 
 
 def asked(version: int, wall: float) -> Event:
@@ -190,6 +197,31 @@ def test_the_share_of_the_backbone_is_told_with_its_goal() -> None:
     assert "**92.0 %, reached.**" in encode.section(found)
     assert "**88.0 %, missed.**" in encode.section(found.model_copy(update={"busy_s": 44.0}))
     assert "| 200.0 |" in encode.section(found)
+
+
+def test_the_backbone_is_at_work_for_the_sum_of_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 5.0, 7.0])
+    monkeypatch.setattr(encode.time, "perf_counter", lambda: next(clock))
+    timed = encode.Timed(ToyBackbone(ToyBackbone.Params()))
+    for _ in range(2):
+        timed.encode_images(torch.zeros(1, 3, 4, 4))
+    assert timed.busy_s == (1.0 - 0.0) + (7.0 - 5.0)
+
+
+def test_their_step_with_both_towers_goes_where_ours_on_features_does() -> None:
+    # The loss over image-prompt pairs is that over classes (tests/papers/test_fedclip.py). Adam steps first about lr
+    # times the sign of a gradient: rounding turns a few of those that are nearly 0, and another loss turns many.
+    clip = Tiny(Tiny.Params())
+    size = clip.preprocess(Image.new("RGB", (64, 64))).shape
+    pixels = torch.randn(epoch.BATCH, *size, generator=generator(0))
+    labels = torch.arange(epoch.BATCH) % len(epoch.CLASSES)
+    texts = normalize(clip.encode_texts([f"a picture of a {name}" for name in epoch.CLASSES]), dim=1)
+    gates = [AttentionGate(texts, 100.0, generator(0)) for _ in range(3)]
+    epoch._Other(clip, gates[0], pixels, labels).step(0)
+    fit(gates[1], Examples(clip.encode_images(pixels), labels), epoch.PAPER, generator(1))
+    theirs, ours, start = (torch.cat([p.detach().flatten() for p in gate.parameters()]) for gate in gates)
+    assert float((theirs - ours).abs().lt(epoch.PAPER.lr / 100).float().mean()) > 0.99
+    assert float((theirs - start).abs().gt(epoch.PAPER.lr / 100).float().mean()) > 0.99
 
 
 def test_what_encoding_once_saves_by_hand() -> None:

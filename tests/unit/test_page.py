@@ -111,6 +111,11 @@ def test_the_ledger_sets_the_share_of_the_data_against_the_share_of_the_weight()
     assert (ann.data, ann.weight) == (30 / 40, 30 / 40) and (bob.data, bob.weight) == (10 / 40, 10 / 40)
     assert (ann.share.accepted, ann.share.rejected, bob.share.late) == (1, 1, 1)
     assert (ann.without, bob.without) == (0, 1)
+    # Of the same images, but bob's update counts nine times as much: 30 and 90 of 120.
+    other = [e.model_copy(update={"facts": {**e.facts, "weights": {"bob": 90.0}}})
+             if (e.event, e.version) == ("closed", 2) else e for e in EVENTS]  # fmt: skip
+    ann, bob = told(other).clients
+    assert (ann.data, ann.weight) == (30 / 40, 30 / 120) and (bob.data, bob.weight) == (10 / 40, 90 / 120)
 
 
 def test_a_client_is_in_the_group_that_it_was_asked_for_last_and_one_group_is_none() -> None:
