@@ -62,6 +62,15 @@ def test_a_task_that_fails_for_no_fault_of_its_own_is_sent_three_times_and_then_
     stage.ends(loop)
 
 
+def test_every_grant_of_a_task_lives_as_long_as_its_result_could_be_admitted() -> None:
+    stage = Stage(deadline_s=10, max_staleness=2, grace_s=3)
+    stage.loop("one").step()
+    task = stage.task("ann")
+    refs, outlets = [task.setting, task.inputs["model"]], task.clients[0].outputs.values()
+    lives = [r.grant.expires for r in refs if r.grant] + [g.expires for o in outlets for g in (o.put, o.get)]
+    assert lives == [10 * (1 + 2) + 3] * 6  # setting, model; update and private state, to write and to read back
+
+
 @pytest.mark.parametrize("refill", ["at_close", "at_arrival"])
 def test_only_free_clients_are_asked_whatever_a_selector_returns(images: Path, tmp_path: Path, refill: str) -> None:
     rounds = {**QUORUM, "in_flight": 3, "versions": 5, "refill": refill}
