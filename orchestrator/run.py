@@ -86,7 +86,9 @@ def _live(plan: Plan, runtime: Runtime, tenure: Tenure, news: News) -> Outcome:
         news.recall(_until_now(commits))
         _finish(commits, _see_through(plan, runtime, commits, tenure, news.watch))
     _clean(commits, runtime)
-    return outcome(commits)
+    found = outcome(commits)
+    runtime.state.forget(tenure.run)  # last of all: whoever reads for long extends the lease, and keeps a value with it
+    return found
 
 
 def _until_now(commits: Commits) -> list[Event]:
@@ -179,4 +181,3 @@ def _clean(commits: Commits, runtime: Runtime) -> None:
     """Leave nothing behind that nobody refers to. Done again if an earlier life did not come to its end."""
     commits.sweep(commits.last())
     runtime.stream.delete(commits.run)
-    runtime.state.forget(commits.run)

@@ -5,8 +5,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from infra.blobs import FileBlobs
+from infra.state import FileState
 from orchestrator import run as runs
+from orchestrator import tenure
 from orchestrator.commits import KEEP_EVERY, Commits
 from orchestrator.loop import Loop
 from orchestrator.plan import plan
@@ -163,3 +167,12 @@ def test_a_run_that_fails_before_its_first_version_leaves_its_journal_and_its_en
     assert (outcome.report.status, outcome.commit) == ("failed", None)
     kinds = [key.split("/")[2] for key in FileBlobs(tmp_path / "r" / "blobs").keys("runs/r/")]
     assert kinds == ["experiment.json", "final.json", "journal"]
+
+
+def test_a_loop_that_takes_long_to_end_leaves_nothing_in_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenure, "EVERY_S", 0.0)  # so much time passes between any two operations
+    run(small(paint(tmp_path / "images")), tmp_path)
+    assert FileState(tmp_path / "state").load("r") is None
+    assert {p.name for p in (tmp_path / "state").iterdir()} <= {"r.lock"}

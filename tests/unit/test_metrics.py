@@ -144,6 +144,25 @@ def test_an_outage_counts_once_however_often_the_loop_tries() -> None:
     assert value(of(LOADED, away, away, LOADED, away), "store_outages_total") == 2
 
 
+def test_what_goes_wrong_on_the_way_is_counted_too() -> None:
+    found = of(
+        LOADED,
+        event("retried", 0, accepted=1, group="all"),
+        event("resent", 0, task="v0-a0", attempt=2, reason="worker gone"),
+        event("ignored", 0, task="v0-a0", reason="unknown or too old"),
+        event("unevaluated", 0, "a0", task="v0-evaluate-pool", base=0, reason="deadline"),
+        event("answered", 0, task="v0-a0", encodes=24, seconds=2.0),
+    )
+    assert [value(found, f"{name}_total") for name in ("rounds_retried", "evaluations_missing", "images_encoded")] == [
+        1,
+        1,
+        24,
+    ]
+    assert value(found, "tasks_resent_total", reason="worker gone") == 1
+    assert value(found, "messages_ignored_total", reason="unknown or too old") == 1
+    assert value(found, "task_seconds_sum") == 2.0
+
+
 def scored(version: int, **accuracies: float) -> list[Event]:
     return [event("evaluated", version, who, accuracy=a) for who, a in accuracies.items()]
 
