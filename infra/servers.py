@@ -165,9 +165,9 @@ def start_s3(
     data, access, secret = folder / "s3", "quorate", secret or secrets.token_hex(24)
     data.mkdir(parents=True, exist_ok=True)
     identities = _write_secret(folder / "s3.json", _identities(secret, {access: OWNER, **guests}))
-    s3, master, volume, filer = [port, *free_ports(3, but=port)] if port else free_ports(4)
+    s3, master, volume, filer, admin = [port, *free_ports(4, but=port)] if port else free_ports(5)
     command: list[str | Path] = [program, "mini", f"-dir={data.absolute()}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += [f"-s3.port={s3}"]
+    command += [f"-s3.port={s3}", f"-admin.port={admin}"]  # left to itself it takes one that another may want
     command += [f"-s3.config={identities.absolute()}", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0"]
     command += ["-s3.port.lance=0", "-master.telemetry=false", f"-master.port={master}", f"-volume.port={volume}"]
     child = start("s3", [*command, f"-filer.port={filer}"], folder, fds=fds)
