@@ -19,6 +19,7 @@ def browser() -> Iterator[Browser]:
     names = ("chromium", "chromium-browser", "google-chrome")
     program = needed(next((p for p in map(shutil.which, names) if p), None), "Chromium")
     quiet = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    quiet += ["--disable-dev-shm-usage"]  # which may be as small as a container makes it
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     expect.set_options(timeout=1000 * WITHIN_S)
     with sync_playwright() as playwright:
