@@ -36,7 +36,7 @@ EVERYWHERE = {
     "/api/tasks?limit=10000": "quorate.execute",
     "/api/workers?refresh=1": "pool@",
 }
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.stack
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ CUT = """[...document.querySelectorAll("svg text")].filter(text => {
     own.bottom > plot.bottom + 1;
 }).map(text => text.textContent)"""
 """Words of a plot that reach over its edge, where a browser cuts them off."""
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.stack
 
 
 def written(folder: Path, name: str) -> Path:
