@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.run import Outcome
 from tests.stack.field import Field, stage, undisturbed
-from tests.stack.processes import held_up
+from tests.stack.processes import DONE_S, held_up
 from tests.stack.s3_door import Action
 from tests.stack.servers import eventually
 
@@ -44,7 +44,7 @@ def test_slow(stage: Field, undisturbed: Outcome) -> None:
 def test_answering_503_for_a_while(stage: Field, undisturbed: Outcome) -> None:
     with stage.s3.fault("answer", None, r"/runs/refused/.*", times=40, status=503) as refusals:
         orchestrator = stage.run("refused")
-        eventually(lambda: refusals.met == refusals.times, "all of them have been refused")
+        eventually(lambda: refusals.met == refusals.times, "all of them have been refused", DONE_S)
     orchestrator.leaves()
     stage.equals("refused", undisturbed)
 
