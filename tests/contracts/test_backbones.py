@@ -536,10 +536,11 @@ def test_a_file_of_which_nobody_says_the_activation_is_refused(mini: Path) -> No
 
 
 def test_a_file_is_refused_for_an_architecture_of_the_other_activation(mini: Path) -> None:
+    other = quick(mini)
     said = why(open_clip_of(model="mini", weights=str(mini), quick_gelu=True))
-    assert "activation of mini" in said and f"use model: {quick(mini)}" in said
-    said = why(open_clip_of(model=quick(mini), weights=str(mini), quick_gelu=False))
-    assert f"activation of {quick(mini)}" in said and "use model: mini" in said
+    assert "activation of mini" in said and f"use model: {other}" in said
+    said = why(open_clip_of(model=other, weights=str(mini), quick_gelu=False))
+    assert f"activation of {other}" in said and "use model: mini" in said
 
 
 def test_a_local_copy_of_a_tags_file_is_what_the_tag_says(mini: Path) -> None:

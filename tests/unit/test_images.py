@@ -270,9 +270,11 @@ def _as_nobody() -> Iterator[None]:
 
 
 def test_a_file_that_one_may_not_read_is_named_or_left_out() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # one that anybody may enter
-        (root := Path(folder)).chmod(0o755)
-        _save(root / "a/cat/1.png")
+    with tempfile.TemporaryDirectory() as folder:  # one that anybody may enter, whatever the umask
+        root = Path(folder)
+        _save(root / "a/cat/1.png").chmod(0o644)
+        for entered in (root, root / "a", root / "a/cat"):
+            entered.chmod(0o755)
         closed = _save(root / "a/cat/2.png")
         closed.chmod(0)
         with _as_nobody():
