@@ -42,9 +42,10 @@ def memory(found: Memory) -> str:
     disk = [[f"{d.versions}", f"{d.peak_mb:g}", f"{d.end_mb:g}"] for d in found.disk]
     return f"""## Memory, time per update and disk, by number of clients
 
-A model of 4 kB, a client that only adds 1.0; every run in a process of its own. In one process the memory includes the
-work itself and torch. Updates are kept in memory until the fold up to a budget of {found.budget_mb:g} MB and read again
-beyond it; these are too small to come near it. *ms of processor*: what the process needed, whatever else ran (median
+A model of 4 kB, a client that only adds 1.0; every run in a process of its own. Runs of a
+kind count equally many updates, for at the end the whole journal is read. In one process the memory includes the work
+itself and torch. Updates are kept in memory until the fold up to a budget of {found.budget_mb:g} MB and read again beyond it;
+ these are too small to come near it. *ms of processor*: what the process needed, whatever else ran (median
 over the versions). Again: `python -m benchmarks memory`.
 Goal: at most {MOST_MB:g} MB more with many clients than with few, and no more time per update.
 
