@@ -40,14 +40,16 @@ def memory(found: Memory) -> str:
     rows = [[RUNS[kind], *row] for kind, costs in found.costs.items() for row in _costs(costs)]
     heads = ["run", "clients", "peak memory, MB", "beyond the fewest", "goal", "ms of processor per update", "wall ms"]
     disk = [[f"{d.versions}", f"{d.peak_mb:g}", f"{d.end_mb:g}"] for d in found.disk]
+    slower = ", ".join(f"{costs[-1].ms / costs[0].ms:.1f}" for costs in found.costs.values())
     return f"""## Memory, time per update and disk, by number of clients
 
-A model of 4 kB, a client that only adds 1.0; every run in a process of its own. Runs of a
-kind count equally many updates, for at the end the whole journal is read. In one process the memory includes the work
-itself and torch. Updates are kept in memory until the fold up to a budget of {found.budget_mb:g} MB and read again beyond it;
- these are too small to come near it. *ms of processor*: what the process needed, whatever else ran (median
-over the versions). Again: `python -m benchmarks memory`.
-Goal: at most {MOST_MB:g} MB more with many clients than with few, and no more time per update.
+A model of 4 kB, a client that only adds 1.0; every run in a process of its own. Runs of a kind count equally many
+updates, for at the end the whole journal is read. In one process the memory includes the work itself and torch. Updates
+are kept in memory until the fold up to a budget of {found.budget_mb:g} MB and read again beyond it; these are too small
+to come near it. *ms of processor*: what the process needed, whatever else ran (median over the versions). Again:
+`python -m benchmarks memory`.
+Goal: at most {MOST_MB:g} MB more with many clients than with few, and no more time per update. **Time with the most
+clients, by that with the fewest, of each kind: {slower}.**
 
 {table(heads, rows)}
 Disk: an asynchronous run of 8 clients with adapters of {found.adapter_mb:g} MB, bytes in the store looked at whenever
