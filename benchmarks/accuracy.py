@@ -4,12 +4,12 @@ A seed changes the split into owners, train and test, the initial values, the ba
 images and the pretrained backbone are the same. So the intervals say nothing about other images.
 """
 
-import json
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks import process
+from benchmarks import kept, process
+from benchmarks.kept import Kept
 from benchmarks.machine import Where
 from schemas.base import Frozen
 
@@ -54,10 +54,9 @@ class Score(Frozen):
     seconds: float
 
 
-class Scores(Frozen):
+class Scores(Kept):
     """{method: {seed: score}}, for one state of the code."""
 
-    where: Where
     scores: dict[str, dict[int, Score]] = {}
 
 
@@ -66,14 +65,17 @@ def measure(results: Path, cache: Path, where: Where, *changes: str) -> Scores:
 
     changes: of the demo, for all methods.
     """
-    found = Scores.model_validate_json(results.read_text()) if results.exists() else None
-    if found is None or found.where.commit != where.commit:
-        found = Scores(where=where)
-    for method, seed in ((m, s) for m in METHODS for s in SEEDS):
-        if seed not in found.scores.get(method, {}):
-            found = _with(found, method, seed, score_of((*changes, *METHODS[method]), seed, cache))
-            results.write_text(found.model_dump_json(indent=1) + "\n")
+    found = kept.begun(results, Scores, where)
+    for method, seed in missing(found):
+        score = score_of((*changes, *METHODS[method]), seed, cache)
+        found.scores.setdefault(method, {})[seed] = score
+        kept.keep(results, found)
     return found
+
+
+def missing(found: Scores) -> list[tuple[str, int]]:
+    """(method, seed) of the runs that are still to be done."""
+    return [(m, s) for m in METHODS for s in SEEDS if s not in found.scores.get(m, {})]
 
 
 def score_of(overrides: tuple[str, ...], seed: int, cache: Path) -> Score:
@@ -109,9 +111,3 @@ def differences(found: Scores, method: str, other: str, number: str) -> list[flo
     """By seed, how many points a method is above another."""
     pairs = zip(values(found, method, number), values(found, other, number), strict=True)
     return [a - b for a, b in pairs]
-
-
-def _with(found: Scores, method: str, seed: int, score: Score) -> Scores:
-    document = json.loads(found.model_dump_json())
-    document["scores"].setdefault(method, {})[str(seed)] = json.loads(score.model_dump_json())
-    return Scores.model_validate(document)

@@ -3,7 +3,6 @@
 Ten owners of drawn images, two of them hostile. Again: `python -m benchmarks hostile` (some minutes on 2 cores).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Literal, get_args
 
 import torch
 
-from benchmarks import process
+from benchmarks import kept, process
 from benchmarks.accuracy import SEEDS, interval
+from benchmarks.kept import Kept
 from benchmarks.machine import Where
 from benchmarks.markdown import place, table
-from schemas.base import Frozen
 from workers.method import Client, Update
 from workers.methods.fedavg import FedAvg
 
@@ -81,23 +80,26 @@ class Hostile(FedAvg):
         return update
 
 
-class Held(Frozen):
+class Held(Kept):
     """accuracy of the honest owners' test splits, mean, 0 to 1: {attack: {rule: {seed: accuracy}}}."""
 
-    where: Where
     found: dict[str, dict[str, dict[int, float]]] = {}
 
 
 def measure(results: Path, cache: Path, where: Where) -> Held:
     """Run what the results of this commit lack, and write them after every run."""
-    held = Held.model_validate_json(results.read_text()) if results.exists() else None
-    if held is None or held.where.commit != where.commit:
-        held = Held(where=where)
-    for attack, rule, seed in ((a, r, s) for a in ATTACKS for r in RULES for s in SEEDS):
-        if seed not in held.found.get(attack, {}).get(rule, {}):
-            held = _with(held, (attack, rule, seed), accuracy(attack, RULES[rule], seed, cache))
-            results.write_text(held.model_dump_json(indent=1) + "\n")
+    held = kept.begun(results, Held, where)
+    for attack, rule, seed in missing(held):
+        value = accuracy(attack, RULES[rule], seed, cache)
+        held.found.setdefault(attack, {}).setdefault(rule, {})[seed] = value
+        kept.keep(results, held)
     return held
+
+
+def missing(held: Held) -> list[tuple[Attack, str, int]]:
+    """(attack, rule, seed) of the runs that are still to be done."""
+    runs = [(a, r, s) for a in ATTACKS for r in RULES for s in SEEDS]
+    return [(a, r, s) for a, r, s in runs if s not in held.found.get(a, {}).get(r, {})]
 
 
 def accuracy(attack: Attack, rule: tuple[str, ...], seed: int, cache: Path) -> float:
@@ -110,18 +112,9 @@ def accuracy(attack: Attack, rule: tuple[str, ...], seed: int, cache: Path) -> f
     return 0.0 if outcome.report.status != "finished" else mean(a for a in honest if a is not None)
 
 
-def _with(held: Held, key: tuple[str, str, int], value: float) -> Held:
-    document = json.loads(held.model_dump_json())
-    attack, rule, seed = key
-    document["found"].setdefault(attack, {}).setdefault(rule, {})[str(seed)] = value
-    return Held.model_validate(document)
-
-
 def section(held: Held) -> str:
     """Its part of docs/benchmarks.md."""
-    attacks = [a for a in ATTACKS if a in held.found]  # an earlier form of the table had fewer, and fewer rules
-    rules = [r for r in RULES if all(r in held.found[a] for a in attacks)]
-    rows = [[rule, *(_cell(held.found[attack][rule]) for attack in attacks)] for rule in rules]
+    rows = [[rule, *(_cell(held.found[attack][rule]) for attack in ATTACKS)] for rule in RULES]
     return f"""## Hostile owners
 
 {OWNERS} owners of drawn images (all four styles mixed), {len(HOSTILE)} of them hostile; `fedavg` with the linear head,
@@ -132,7 +125,7 @@ every version; *blow*: a million times the length; *false weight*: a sign flip, 
 images. Each rule is told of two hostile ones where it can be told. The transform `momentum` works on what the hostile
 ones send too.
 
-{table(["rule", *attacks], rows)}
+{table(["rule", *ATTACKS], rows)}
 Read the first column too: what a rule costs where nobody attacks. Owners here are alike; where they differ, median and
 Krum take honest ones who differ for hostile. The rules as parts of an experiment:
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import process
+from benchmarks import kept, process
 from benchmarks.accuracy import SEEDS, interval
+from benchmarks.kept import Kept
 from benchmarks.machine import Where
 from orchestrator.plan import plan
 from orchestrator.run import Outcome, execute
@@ -67,33 +68,20 @@ class Course(Frozen):
     curve: tuple[float, ...]
 
 
-class Race(Frozen):
+class Race(Kept):
     """{mode: {seed: course}}, for one state of the code."""
 
-    where: Where
     courses: dict[str, dict[int, Course]] = {}
 
 
 def measure(results: Path, cache: Path, where: Where) -> Race:
     """Run what the results of this commit lack, and write them after every run. cache: where the data are kept."""
-    found = begun(results, where)
+    found = kept.begun(results, Race, where)
     for mode, seed in missing(found):
         course = run(experiment(MODES[mode], seed, every=EVERY.get(mode, 1)), cache)
-        courses = {**found.courses, mode: {**found.courses.get(mode, {}), seed: course}}
-        found = Race(where=found.where, courses=courses)
-        results.write_text(found.model_dump_json(indent=1) + "\n")
+        found.courses.setdefault(mode, {})[seed] = course
+        kept.keep(results, found)
     return found
-
-
-def begun(results: Path, where: Where) -> Race:
-    """What has been measured of this state of the code."""
-    found = read(results) if results.exists() else None
-    return found if found is not None and found.where.commit == where.commit else Race(where=where)
-
-
-def read(results: Path) -> Race:
-    """What has been measured, of whatever state of the code."""
-    return Race.model_validate_json(results.read_text())
 
 
 def missing(found: Race) -> list[tuple[str, int]]:

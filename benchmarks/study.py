@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from pydantic import TypeAdapter
 
-from benchmarks import studies
+from benchmarks import kept, studies
 from benchmarks.accuracy import SEEDS, interval
-from benchmarks.machine import Where, here
+from benchmarks.kept import Kept
+from benchmarks.machine import here
 from benchmarks.markdown import place, table
 from infra import logs, settings
-from schemas.base import Frozen
 from schemas.log import Event
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,8 +28,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "studies.md"
 HEAD = """# Studies of methods
 
 Written by `make bench-methods METHOD=x` (`python -m benchmarks.study`) from what it measured, whatever came out. Mean ±
-half of the 95 % interval over five seeds (Student t); differences are paired by seed. An interval without 0 is a
-difference at 95 %, not corrected for the number of comparisons.
+half of the 95 % interval over five seeds (Student t), 0 to 4 where no others are named; differences are paired by seed.
+An interval without 0 is a difference at 95 %, not corrected for the number of comparisons.
 """
 
 Arm = Callable[[int, Path], dict[str, float]]
@@ -41,7 +40,7 @@ Arm = Callable[[int, Path], dict[str, float]]
 class Study:
     """claim: of the paper. setting, baseline: here. arms: by name. pairs: (arm, other, number) that are compared.
 
-    read: what follows from the measured numbers, or does not, in a sentence.
+    read: what follows from the measured numbers, or does not, in a sentence. seeds: none that anything was chosen on.
     """
 
     claim: str
@@ -49,18 +48,23 @@ class Study:
     arms: dict[str, Arm]
     pairs: tuple[tuple[str, str, str], ...]
     read: Callable[["Studied"], str]
+    seeds: tuple[int, ...] = SEEDS
 
 
-class Studied(Frozen):
+class Studied(Kept):
     """{arm: {seed: {number: value}}}, for one state of the code. seconds: per run, of the wall."""
 
-    where: Where
     arms: dict[str, dict[int, dict[str, float]]] = {}
     seconds: dict[str, dict[int, float]] = {}
 
     def values(self, arm: str, number: str) -> list[float]:
         """One number by seed. Raises KeyError if it was not measured."""
-        return [self.arms[arm][seed][number] for seed in SEEDS]
+        return [numbers[number] for _, numbers in sorted(self.arms[arm].items())]
+
+    @property
+    def runs(self) -> list[float]:
+        """Seconds of every run, of the wall."""
+        return [s for arm in self.seconds.values() for s in arm.values()]
 
     def difference(self, arm: str, other: str, number: str) -> tuple[float, float]:
         """Mean of how much the first is above the other, paired by seed, and half of its 95 % interval."""
@@ -73,46 +77,29 @@ class Studied(Frozen):
         return "" if abs(middle) <= half else "above" if middle > 0 else "below"
 
 
-_ALL = TypeAdapter(list[Studied])
-
-
-def read(path: Path) -> list[Studied]:
-    """What was measured, per state of the code, the newest last."""
-    return _ALL.validate_json(path.read_text()) if path.exists() else []
-
-
 def measure(study: Study, path: Path, cache: Path) -> Studied:
     """Run what the results of this commit lack, one seed of all arms after the other, and write after every run."""
-    where, before = here(), read(path)
-    found = next((f for f in before if f.where.commit == where.commit), Studied(where=where))
-    others = [f for f in before if f is not found]
-    for seed, arm in ((s, a) for s in SEEDS for a in study.arms if s not in found.arms.get(a, {})):
+    found = kept.begun(path, Studied, here())
+    for seed, arm in ((s, a) for s in study.seeds for a in study.arms if s not in found.arms.get(a, {})):
         began = time.perf_counter()
         numbers = study.arms[arm](seed, cache)
         found.arms.setdefault(arm, {})[seed] = numbers
         found.seconds.setdefault(arm, {})[seed] = round(time.perf_counter() - began, 1)
-        _replace(path, _ALL.dump_json([*others, found], indent=1) + b"\n")
+        kept.keep(path, found)
         click.echo(f"seed {seed}, {arm}: {numbers}, {found.seconds[arm][seed]} s", err=True)
     return found
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Whole or not at all: a study is stopped when it takes too long."""
-    whole = path.with_suffix(".part")
-    whole.write_bytes(data)
-    whole.replace(path)
-
-
 def published(study: Study, path: Path) -> Studied | None:
     """The newest results that are complete: an interrupted measurement takes nothing from the page."""
-    return next((f for f in reversed(read(path)) if _complete(study, f)), None)
+    return kept.newest(path, Studied, lambda found: _complete(study, found))
 
 
 def _complete(study: Study, found: Studied) -> bool:
     """Every arm with every seed, and the numbers that are compared, which an older form of the study may lack."""
-    arms = all(len(found.arms.get(arm, {})) == len(SEEDS) for arm in study.arms)
+    arms = all(set(found.arms.get(arm, {})) == set(study.seeds) for arm in study.arms)
     compared = ((arm, number) for *both, number in study.pairs for arm in both)
-    return arms and all(number in found.arms[arm][SEEDS[0]] for arm, number in compared)
+    return arms and all(number in found.arms[arm][study.seeds[0]] for arm, number in compared)
 
 
 def course(events: Iterable[Event]) -> Iterable[tuple[int, list[float]]]:
@@ -158,7 +145,7 @@ def sections(page: str) -> dict[str, str]:
 
 def section(name: str, study: Study, found: Studied) -> str:
     """Its part of the page."""
-    numbers = list(dict.fromkeys(n for arm in study.arms for n in found.arms[arm][SEEDS[0]]))
+    numbers = list(dict.fromkeys(n for arm in study.arms for n in _first(found, arm)))
     rows = [[arm, *(_cell(found, arm, n) for n in numbers), f"{interval(list(found.seconds[arm].values()))[0]:.1f}"]
             for arm in study.arms]  # fmt: skip
     differences = [[f"{a} - {b}", n, "{:+.2f} ± {:.2f}".format(*found.difference(a, b, n))] for a, b, n in study.pairs]
@@ -172,12 +159,19 @@ def section(name: str, study: Study, found: Studied) -> str:
 {table(["difference", "of", "mean and interval"], differences)}
 **What came out.** {study.read(found)}
 
+{len(found.runs)} runs, {sum(found.runs) / 60:.0f} minutes of the wall, beside whatever else ran
+(the load below).
+
 {place(found.where)}
 """
 
 
+def _first(found: Studied, arm: str) -> dict[str, float]:
+    return found.arms[arm][min(found.arms[arm])]
+
+
 def _cell(found: Studied, arm: str, number: str) -> str:
-    if number not in found.arms[arm][SEEDS[0]]:
+    if number not in _first(found, arm):
         return ""
     middle, half = interval(found.values(arm, number))
     return f"{middle:.2f} ± {half:.2f}"

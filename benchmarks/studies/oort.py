@@ -15,6 +15,8 @@ from schemas.experiment import Experiment
 OWNERS, CLASSES, MANY, IMAGES, SPREAD = 80, 10, 40, 15, 1.0
 MOST, QUORUM, VERSIONS, EVERY, SPAN = 10, 8, 45, 3, 3
 """Asked and counted in a version; versions; between two evaluations; evaluations that are averaged."""
+FRESH = (5, 6, 7, 8, 9)
+"""Pilots, by which values and arms were chosen, had seeds from 0 to 4."""
 TARGET, MOMENT_S = 60.0, 30.0
 """Percent to reach; virtual seconds at which all are compared: no arm has ended by then."""
 
@@ -137,8 +139,10 @@ STUDY = Study(
     f"{SPAN} evaluations (one in {EVERY} versions) is {TARGET:g} %, or the end. *accuracy*: at the end, after equal "
     f"uploads. *no statistical utility*: all losses and images alike. *no limit of askings*: nobody is made to wait. "
     "*even*: all updates weigh alike in the mean; elsewhere by their images, which oort goes by too. "
-    f"*{MANY} classes*: in the place of {CLASSES}, so that each is at few owners.",
+    f"*{MANY} classes*: in the place of {CLASSES}, so that each is at few owners. Seeds {FRESH[0]} to {FRESH[-1]}: by "
+    "none of them anything was chosen.",
     arms=ARMS,
     pairs=PAIRS,
     read=read,
+    seeds=FRESH,
 )

@@ -18,6 +18,7 @@ from benchmarks import (
     encode,
     epoch,
     job,
+    kept,
     many,
     memory,
     overhead,
@@ -248,6 +249,15 @@ def test_a_study_tells_its_claim_its_numbers_and_their_difference_by_seed() -> N
     told = study.section("some", made, found)
     assert "**Claim.** more" in told and "**What came out.** It is." in told
     assert "| a - b | x | +2.00 ± 0.88 |" in told and "| b | 3.00 ± 1.96 | 1.5 |" in told
+    found.seconds["a"][0] = 47.0  # and 9 of 1.5
+    assert "10 runs, 1 minutes of the wall, beside" in study.section("some", made, found)
+
+
+def test_a_study_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    made = study.Study("", "", {"a": planted}, (), lambda _: "", seeds=(5, 6, 7, 8, 9))
+    path = tmp_path / "some.json"
+    assert study.measure(made, path, tmp_path).values("a", "x") == [5, 6, 7, 8, 9]
+    assert study.published(replace(made, seeds=accuracy.SEEDS), path) is None, "measured on other seeds"
 
 
 def planted(seed: int, cache: Path) -> dict[str, float]:
@@ -287,7 +297,7 @@ def test_results_of_an_earlier_commit_are_shown_until_those_of_this_one_are_comp
     assert study.published(made, path) == earlier
     now = study.measure(replace(made, arms={"a": planted, "b": planted}), path, tmp_path)
     assert study.published(made, path) == now and now.values("b", "x") == [0, 1, 2, 3, 4]
-    assert study.read(path) == [earlier, now]
+    assert kept.read(path, study.Studied) == [earlier, now]
     assert study.published(replace(made, pairs=(("a", "b", "y"),)), path) is None, "an older form lacks a number"
 
 

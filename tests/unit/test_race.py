@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks import race, race_page, race_plot
+from benchmarks import kept, race, race_page, race_plot
 from benchmarks.accuracy import SEEDS, T
 from benchmarks.machine import here
 from benchmarks.points import DIM, Pixels, Points
@@ -151,21 +151,30 @@ def test_a_tiny_race_of_two_modes(tmp_path: Path) -> None:
 
 def test_a_race_goes_on_where_it_was_interrupted_unless_the_code_is_another(tmp_path: Path) -> None:
     results, where = tmp_path / "race.json", HERE
-    assert len(race.missing(race.begun(results, where))) == len(race.MODES) * len(SEEDS)
+    assert len(race.missing(kept.begun(results, Race, where))) == len(race.MODES) * len(SEEDS)
     some = Race(where=where, courses={"FedBuff": {0: course(10.0), 3: course(10.0)}})
-    results.write_text(some.model_dump_json())
-    left = race.missing(race.begun(results, where))
+    kept.keep(results, some)
+    left = race.missing(kept.begun(results, Race, where))
     assert len(left) == len(race.MODES) * len(SEEDS) - 2
     assert ("FedBuff", 0) not in left and ("FedBuff", 1) in left
     other = where.model_copy(update={"commit": "another"})
-    assert race.begun(results, other) == Race(where=other)
-    results.write_text(whole().model_dump_json())
+    assert kept.begun(results, Race, other) == Race(where=other)
+    kept.keep(results, whole())
     assert race.measure(results, tmp_path, where) == whole()  # nothing is left to run
 
 
-def test_the_page_says_nothing_of_half_a_race_and_names_who_missed_the_target() -> None:
-    courses = whole().courses
-    assert race_page.section(Race(where=HERE, courses={"FedBuff": courses["FedBuff"]})) == ""
+def test_the_page_says_nothing_of_half_a_race_and_names_who_missed_the_target(tmp_path: Path) -> None:
+    courses, path, later = whole().courses, tmp_path / "race.json", HERE.model_copy(update={"commit": "later"})
+
+    def complete(found: Race) -> bool:
+        return not race.missing(found)
+
+    kept.keep(path, Race(where=HERE, courses={"FedBuff": courses["FedBuff"]}))
+    assert kept.newest(path, Race, complete) is None
+    kept.keep(path, whole())
+    kept.keep(path, Race(where=later, courses={"FedBuff": courses["FedBuff"]}))
+    assert kept.newest(path, Race, complete) == whole(), "the half race of a later commit takes nothing from the page"
+    assert [f.where.commit for f in kept.read(path, Race)] == [HERE.commit, "later"]
     missed = {**courses, "k of n": {**courses["k of n"], 3: course(None)}}
     assert "| k of n | missed by 1 of 5 |" in race_page.section(Race(where=HERE, courses=missed))
 
