@@ -9,7 +9,7 @@ import json
 from typing import Any, Literal
 
 import structlog
-from kombu.transport import redis
+from kombu.transport import redis, virtual
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infra.bus import LARGEST
@@ -95,8 +95,26 @@ def readable(message: Any, queue: str) -> dict[str, Any]:
     return found.model_dump(mode="json", by_alias=True)
 
 
+class QoS(redis.QoS):
+    """kombu's list of what the worker has in hand, which forgets a message also if Redis does not hear that it is done.
+
+    Else the worker would count it for ever, and with one in hand take no other. Redis still has it, and delivers it
+    once more after the visibility timeout; what comes twice counts once.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Raises what kombu's does."""
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+
 class Channel(redis.Channel):
     """kombu's, which lives through what is no JSON."""
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         self.connection.delivering = False

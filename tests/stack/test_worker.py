@@ -353,6 +353,26 @@ class TestBus:
             server.child.process.send_signal(signal.SIGCONT)
             server.child.stop()
 
+    def test_a_worker_is_free_again_although_the_broker_did_not_hear_that_a_task_is_done(
+        self, tmp_path: Path, stack: Stack
+    ) -> None:
+        server = start_redis(tmp_path / "unheard")
+        try:
+            CeleryBus(server.url, WallClock()).send(stack.describe(experiment()), None)
+            with make_app(server.url, socket_timeout_s=0.5).connection_for_read() as connection:
+                channel = connection.channel()
+                channel.basic_qos(0, 1, False)
+                message = channel.basic_get(POOL)
+                assert not channel.qos.can_consume()
+                server.child.process.send_signal(signal.SIGSTOP)
+                with pytest.raises(redis.TimeoutError):
+                    message.ack()
+                server.child.process.send_signal(signal.SIGCONT)
+                assert channel.qos.can_consume()
+        finally:
+            server.child.process.send_signal(signal.SIGCONT)
+            server.child.stop()
+
 
 def alive(pid: int) -> bool:
     """Whether the process is there and not merely waiting to be buried."""
